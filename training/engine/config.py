@@ -1,0 +1,383 @@
+"""Engine settings: frozen dataclasses, read from TOML (or resolved JSON) and the command line.
+
+Standard library only, so that the web process may import it. One file holds the settings of every stage; a stage reads
+its own section. `load` refuses unknown keys and values outside their range; `resolved` gives the dictionary that is
+saved in the run directory, enough to repeat the run.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+import types
+import typing
+from pathlib import Path
+
+PRESETS = Path(__file__).resolve().parent.parent / "configs"
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type or outside its range. The message is one sentence for people."""
+
+
+def setting(default, doc, *, ge=None, gt=None, le=None, lt=None, choices=None):
+    """A documented dataclass field with its range. `doc` says what it does, and in which unit."""
+    return dataclasses.field(
+        default=default, metadata={"doc": doc, "ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices}
+    )
+
+
+def section(cls):
+    return dataclasses.field(default_factory=cls, metadata={"doc": (cls.__doc__ or "").strip()})
+
+
+_config = dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+
+
+@_config
+class RunConfig:
+    """What every stage shares."""
+
+    seed: int = setting(0, "Seeds every random generator of the run.", ge=0, lt=2**63)
+    device: str = setting("auto", "Where tensors live; auto takes a GPU if there is one.", choices=("auto", "cpu", "cuda"))
+    dtype: str = setting(
+        "auto",
+        "Arithmetic of the forward pass; auto is bfloat16 on a GPU and float32 on a CPU.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    threads: int = setting(0, "CPU threads of torch; 0 takes every core.", ge=0, le=1024)
+    checkpoint_every_steps: int = setting(0, "Steps between checkpoints that a killed run resumes from; 0 is none.", ge=0)
+    checkpoint_every_seconds: float = setting(
+        30.0, "Seconds between such checkpoints; whichever comes first.", gt=0
+    )
+    keep_checkpoints: int = setting(2, "How many of the newest resume checkpoints stay on disk.", ge=1)
+    log_every_steps: int = setting(1, "Steps between two metrics events.", ge=1)
+
+
+@_config
+class InputsConfig:
+    """Paths that a stage reads. Which of them it needs stands in the stage's own page."""
+
+    policy: str = setting("", "Checkpoint directory that the stage starts from (or generates with).")
+    ref_policy: str = setting("", "Checkpoint directory of the KL reference: always the SFT policy.")
+    reward_model: str = setting("", "Checkpoint directory of the reward model.")
+    tokenizer: str = setting("", "Directory or tokenizer.json, where no policy brings one (pretraining).")
+    documents: str = setting("", "Text for tokenizer and pretraining: .txt (blank line between documents) or .jsonl with `text`.")
+    demonstrations: str = setting("", "Demonstrations, JSONL with `messages`.")
+    rankings: str = setting("", "Rankings in the native format, JSONL.")
+    prompts: str = setting("", "Prompts, JSONL with `messages` and `pool`.")
+    resume: str = setting("", "Resume checkpoint of an earlier attempt at the same run.")
+
+
+@_config
+class ModelConfig:
+    """Shape of a policy that is made from scratch (Llama family)."""
+
+    hidden_size: int = setting(128, "Width D of the residual stream.", ge=8)
+    intermediate_size: int = setting(344, "Width of the gated MLP.", ge=8)
+    n_layers: int = setting(4, "Decoder layers L.", ge=1)
+    n_heads: int = setting(4, "Attention heads H.", ge=1)
+    n_kv_heads: int = setting(4, "Key-value heads; a divisor of n_heads.", ge=1)
+    max_positions: int = setting(256, "Longest sequence, tokens.", ge=8)
+    rope_theta: float = setting(10000.0, "Base of the rotary embedding.", gt=0)
+    norm_eps: float = setting(1e-5, "Epsilon of RMSNorm.", gt=0)
+    tie_embeddings: bool = setting(True, "Whether the output matrix is the input embedding.")
+
+
+@_config
+class TokenizerConfig:
+    """Training of the byte-level BPE."""
+
+    vocab_size: int = setting(2048, "Tokens, the 256 bytes and the special tokens included.", ge=264)
+
+
+@_config
+class OptimConfig:
+    """AdamW and its learning-rate schedule."""
+
+    learning_rate: float = setting(3e-4, "Peak learning rate.", gt=0, le=1)
+    schedule: str = setting("linear", "Shape after warm-up, down to final_ratio.", choices=("constant", "linear", "cosine"))
+    warmup_steps: int = setting(0, "Optimizer steps of linear warm-up.", ge=0)
+    final_ratio: float = setting(0.0, "Last learning rate as a share of the peak.", ge=0, le=1)
+    beta1: float = setting(0.9, "Decay of the first moment.", ge=0, lt=1)
+    beta2: float = setting(0.95, "Decay of the second moment.", ge=0, lt=1)
+    eps: float = setting(1e-5, "Added to the root of the second moment.", gt=0)
+    weight_decay: float = setting(0.0, "Decoupled weight decay on matrices; gains and biases have none.", ge=0)
+    max_grad_norm: float = setting(1.0, "Global gradient norm is clipped to this; 0 does not clip.", ge=0)
+
+
+@_config
+class SamplingConfig:
+    """How completions are drawn. Rollouts of PPO take only temperature and length."""
+
+    max_new_tokens: int = setting(72, "Longest completion, tokens.", ge=1, le=65536)
+    temperature: float = setting(1.0, "Divides the logits; 0 is greedy.", ge=0, le=100)
+    top_k: int = setting(0, "Keep this many likeliest tokens; 0 keeps all.", ge=0)
+    top_p: float = setting(1.0, "Keep the likeliest tokens that reach this mass.", gt=0, le=1)
+    batch_size: int = setting(256, "Completions decoded at once.", ge=1)
+
+
+@_config
+class PretrainConfig:
+    """Next-token training on documents, packed without attention across them."""
+
+    steps: int = setting(900, "Optimizer steps.", ge=1)
+    batch_tokens: int = setting(4096, "Tokens in one optimizer step.", ge=16)
+    sequence_length: int = setting(128, "Tokens in one packed row.", ge=8)
+    validation_share: float = setting(0.02, "Share of documents held out for the validation loss.", ge=0, lt=1)
+    optim: OptimConfig = section(OptimConfig)
+
+
+@_config
+class SftConfig:
+    """Supervised fine-tuning on demonstrations; only completion tokens count."""
+
+    epochs: int = setting(1, "Passes over the demonstrations.", ge=1)
+    batch_size: int = setting(64, "Demonstrations in one optimizer step.", ge=1)
+    validation_share: float = setting(0.05, "Share of prompts held out for the validation loss.", ge=0, lt=1)
+    optim: OptimConfig = section(OptimConfig)
+
+
+@_config
+class RewardModelConfig:
+    """K-wise reward model from the SFT policy (InstructGPT, arXiv:2203.02155)."""
+
+    epochs: int = setting(1, "Passes over the rankings.", ge=1)
+    batch_size: int = setting(16, "Rankings in one optimizer step; all comparisons of a ranking stand in one batch element.", ge=1)
+    validation_share: float = setting(0.1, "Share of prompt groups held out for the accuracy shown.", ge=0, lt=1)
+    lm_coef: float = setting(0.0, "Weight of a language-model loss on the better completions beside the ranking loss.", ge=0)
+    members: int = setting(1, "Reward models in the ensemble, each from its own seed; scores are their mean.", ge=1, le=16)
+    normalise_prompts: int = setting(256, "Prompts whose samples by the reference set the score's mean 0 and deviation 1.", ge=2)
+    optim: OptimConfig = section(OptimConfig)
+
+
+@_config
+class PpoConfig:
+    """PPO against the reward model (arXiv:1707.06347 with the details of arXiv:2403.17031)."""
+
+    iterations: int = setting(40, "Rollouts, each followed by ppo_epochs of updates.", ge=1)
+    batch_size: int = setting(128, "Completions in a rollout.", ge=1)
+    minibatch_size: int = setting(32, "Completions in one optimizer step.", ge=1)
+    samples_per_prompt: int = setting(1, "Completions of each prompt in a rollout.", ge=1)
+    ppo_epochs: int = setting(2, "Passes over each rollout.", ge=1)
+    temperature: float = setting(1.0, "Of rollouts, the reference's log-probs and the update alike.", gt=0, le=10)
+    max_new_tokens: int = setting(72, "Longest completion, tokens.", ge=1)
+    kl_coef: float = setting(0.05, "Weight of the per-token KL penalty (k1) in the reward; nats.", ge=0)
+    kl_target: float = setting(0.0, "KL per completion, nats, that an adaptive kl_coef steers to; 0 keeps it fixed.", ge=0)
+    kl_horizon: int = setting(10000, "Episodes over which the adaptive kl_coef moves.", ge=1)
+    gamma: float = setting(1.0, "Discount.", gt=0, le=1)
+    gae_lambda: float = setting(0.95, "Lambda of generalised advantage estimation.", ge=0, le=1)
+    clip_range: float = setting(0.2, "Policy ratio is clipped to 1 plus or minus this.", gt=0, lt=1)
+    value_clip_range: float = setting(0.2, "Values are clipped to the old ones plus or minus this; 0 does not clip.", ge=0)
+    value_coef: float = setting(0.1, "Weight of the value loss.", ge=0)
+    value_network: str = setting(
+        "separate", "separate starts from the reward model; shared is a head on the policy's trunk, started at zero.",
+        choices=("separate", "shared"),
+    )
+    value_warmup_iterations: int = setting(0, "First iterations that train only the value network.", ge=0)
+    entropy_coef: float = setting(0.0, "Weight of an entropy bonus.", ge=0)
+    whiten_rewards: bool = setting(False, "Whether rewards are scaled by their deviation, the mean kept.")
+    missing_eos_score: float = setting(-3.0, "Score of a completion that did not end by itself.")
+    logprobs: str = setting(
+        "recomputed", "captured keeps the sampler's log-probs as old_logprobs; recomputed asks the policy again.",
+        choices=("captured", "recomputed"),
+    )
+    score_clip: float = setting(0.0, "Scores are clipped to plus or minus this; 0 does not clip.", ge=0)
+    uncertainty_coef: float = setting(0.0, "Subtracts this many deviations of an ensemble from its mean score.", ge=0)
+    sample_prompts: int = setting(8, "Prompts whose completions are written beside the reference's as the run goes.", ge=0)
+    sample_every_iterations: int = setting(5, "Iterations between such samples.", ge=1)
+    guard_max_kl: float = setting(40.0, "Stops the run when the mean KL per completion passes this, nats.", gt=0)
+    guard_min_entropy: float = setting(0.02, "Stops the run when the mean entropy per token falls below this, nats.", ge=0)
+    guard_patience: int = setting(5, "Iterations in a row that a sick reading must last.", ge=1)
+    optim: OptimConfig = section(OptimConfig)
+    value_learning_rate: float = setting(0.0, "Peak learning rate of a separate value network; 0 takes the policy's.", ge=0, le=1)
+
+
+@_config
+class GenerateConfig:
+    """Completions of a policy for a file of prompts."""
+
+    samples_per_prompt: int = setting(4, "Completions of each prompt.", ge=1, le=1024)
+    pool: str = setting("", "Only prompts of this pool; empty takes all.")
+    limit: int = setting(0, "At most this many prompts; 0 takes all.", ge=0)
+    sampling: SamplingConfig = section(SamplingConfig)
+
+
+@_config
+class EvaluateConfig:
+    """The policy against the reference on prompts that nothing was trained on."""
+
+    prompts: int = setting(256, "Prompts; 0 takes all.", ge=0)
+    pool: str = setting("eval", "Only prompts of this pool; empty takes all.")
+    best_of: int = setting(0, "Also the best of n of the reference under the reward model; 0 does not.", ge=0, le=1024)
+    sampling: SamplingConfig = section(SamplingConfig)
+
+
+@_config
+class Config:
+    """Every section."""
+
+    run: RunConfig = section(RunConfig)
+    inputs: InputsConfig = section(InputsConfig)
+    model: ModelConfig = section(ModelConfig)
+    tokenizer: TokenizerConfig = section(TokenizerConfig)
+    pretrain: PretrainConfig = section(PretrainConfig)
+    sft: SftConfig = section(SftConfig)
+    reward_model: RewardModelConfig = section(RewardModelConfig)
+    ppo: PpoConfig = section(PpoConfig)
+    generate: GenerateConfig = section(GenerateConfig)
+    evaluate: EvaluateConfig = section(EvaluateConfig)
+
+
+def load(source=None, overrides=()):
+    """A Config from a TOML file, a resolved JSON file or a preset's name (`tiny`), then `key=value` overrides.
+
+    Raises ConfigError with one sentence that names the key, the value and the rule.
+    """
+    values = _read(source) if source else {}
+    for text in overrides:
+        _override(values, text)
+    return build(values)
+
+
+def build(values):
+    """A Config from a nested dictionary."""
+    config = _build(Config, values, "")
+    _check_together(config)
+    return config
+
+
+def resolved(config):
+    """The nested dictionary that `build` makes the same Config from."""
+    return dataclasses.asdict(config)
+
+
+def fields(cls=Config, prefix=""):
+    """Yields (dotted key, default, doc) of every setting, for the docs and their test."""
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.type):
+            yield from fields(field.type, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", field.default, field.metadata["doc"]
+
+
+def presets():
+    """Names of the configurations that ship with the project."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def _read(source):
+    path = Path(source)
+    if not path.suffix and (PRESETS / f"{source}.toml").is_file():
+        path = PRESETS / f"{source}.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"The configuration {source} cannot be read ({error.strerror}); "
+            f"name a TOML file or one of: {', '.join(presets())}."
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"The configuration {source} is not UTF-8 text; save it as UTF-8.") from None
+    try:
+        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"The configuration {source} is not valid {path.suffix[1:].upper() or 'TOML'}: {error}.") from None
+
+
+def _override(values, text):
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{text!r} is not a setting; write it as section.key=value, for example ppo.kl_coef=0.1.")
+    *parents, name = key.strip().split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key} cannot be set: {parent} is a value, not a section.")
+    values[name] = _parse_value(raw.strip())
+
+
+def _parse_value(raw):
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw
+
+
+def _build(cls, values, prefix):
+    if not isinstance(values, dict):
+        raise ConfigError(f"{prefix.rstrip('.') or 'The configuration'} must be a section of settings, not {values!r}.")
+    types_by_name = typing.get_type_hints(cls)
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    for name in values:
+        if name not in known:
+            raise ConfigError(_unknown(prefix + name, known, prefix))
+    made = {}
+    for name, value in values.items():
+        key = prefix + name
+        kind = types_by_name[name]
+        if dataclasses.is_dataclass(kind):
+            made[name] = _build(kind, value, f"{key}.")
+        else:
+            made[name] = _checked(key, _typed(key, value, kind), known[name].metadata)
+    return cls(**made)
+
+
+def _unknown(key, known, prefix):
+    name = key.removeprefix(prefix)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {prefix}{nearest[0]}?" if nearest else f"known here: {', '.join(sorted(known))}."
+    return f"The setting {key} does not exist; {hint}"
+
+
+def _typed(key, value, kind):
+    assert not isinstance(kind, types.UnionType), "settings have one plain type"
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if type(value) is not kind:
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        raise ConfigError(f"{key}={value!r} must be {words[kind]}.")
+    return value
+
+
+_RULES = (
+    ("ge", lambda value, bound: value >= bound, "at least"),
+    ("gt", lambda value, bound: value > bound, "greater than"),
+    ("le", lambda value, bound: value <= bound, "at most"),
+    ("lt", lambda value, bound: value < bound, "less than"),
+)
+
+
+def _checked(key, value, rules):
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value} must be a finite number.")
+    for rule, holds, words in _RULES:
+        bound = rules[rule]
+        if bound is not None and not holds(value, bound):
+            raise ConfigError(f"{key}={value} must be {words} {bound}.")
+    if rules["choices"] and value not in rules["choices"]:
+        raise ConfigError(f"{key}={value!r} must be one of: {', '.join(rules['choices'])}.")
+    return value
+
+
+def _check_together(config):
+    _check_multiple("ppo.batch_size", config.ppo.batch_size, "ppo.minibatch_size", config.ppo.minibatch_size)
+    _check_multiple("ppo.batch_size", config.ppo.batch_size, "ppo.samples_per_prompt", config.ppo.samples_per_prompt)
+    _check_multiple("model.hidden_size", config.model.hidden_size, "model.n_heads", config.model.n_heads)
+    _check_multiple("model.n_heads", config.model.n_heads, "model.n_kv_heads", config.model.n_kv_heads)
+    head_size = config.model.hidden_size // config.model.n_heads
+    if head_size % 2:
+        raise ConfigError(
+            f"model.hidden_size={config.model.hidden_size} over model.n_heads={config.model.n_heads} gives heads of "
+            f"{head_size}; rotary embeddings need an even size."
+        )
+
+
+def _check_multiple(key, value, divisor_key, divisor):
+    if value % divisor:
+        below = value // divisor * divisor
+        nearest = f"nearest below is {below}" if below else f"the least is {divisor}"
+        raise ConfigError(f"{key}={value} must be a multiple of {divisor_key}={divisor}; {nearest}.")
