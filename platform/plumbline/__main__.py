@@ -1,0 +1,31 @@
+"""The `plumbline` executable: Django's commands, with errors as plain sentences.
+
+Kept to syntax that old Pythons parse, so that they meet a sentence instead of a SyntaxError.
+"""
+
+import os
+import sys
+
+MINIMUM_PYTHON = (3, 11)
+
+
+def main():
+    if sys.version_info < MINIMUM_PYTHON:
+        sys.exit(
+            "Plumbline needs Python %d.%d or newer, and this is Python %d.%d. "
+            "Install a newer Python and start again with it." % (MINIMUM_PYTHON + tuple(sys.version_info[:2]))
+        )
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "plumbline.settings")
+    from django.core.exceptions import ImproperlyConfigured
+    from django.core.management import execute_from_command_line
+
+    try:
+        execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as error:
+        sys.exit("plumbline: %s" % error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""People's accounts: every write to the user table, and the rule that nobody signs up unasked."""
+
+from allauth.account.adapter import DefaultAccountAdapter
+from django.db import transaction
+
+from plumbline.models import User
+
+ADMIN_USERNAME = "admin"
+
+
+class ClosedSignUpAdapter(DefaultAccountAdapter):
+    def is_open_for_signup(self, request):
+        return False
+
+
+@transaction.atomic
+def create_user(username, *, email="", superuser=False):
+    """A new account without a usable password. Raises ValidationError when the name is taken or malformed."""
+    user = User(username=username, email=email, is_staff=superuser, is_superuser=superuser)
+    user.set_unusable_password()
+    user.full_clean(exclude=["password"])
+    user.save()
+    return user
+
+
+def ensure_admin():
+    """The first admin, made if missing."""
+    user = User.objects.filter(username=ADMIN_USERNAME).first()
+    return user or create_user(ADMIN_USERNAME, superuser=True)
