@@ -40,17 +40,19 @@ class RunConfig:
     """What every stage shares."""
 
     seed: int = setting(0, "Seeds every random generator of the run.", ge=0, lt=2**63)
-    device: str = setting("auto", "Where tensors live; auto takes a GPU if there is one.", choices=("auto", "cpu", "cuda"))
+    device: str = setting(
+        "auto", "Where tensors live; auto takes a GPU if there is one.", choices=("auto", "cpu", "cuda")
+    )
     dtype: str = setting(
         "auto",
         "Arithmetic of the forward pass; auto is bfloat16 on a GPU and float32 on a CPU.",
         choices=("auto", "float32", "bfloat16"),
     )
     threads: int = setting(0, "CPU threads of torch; 0 takes every core.", ge=0, le=1024)
-    checkpoint_every_steps: int = setting(0, "Steps between checkpoints that a killed run resumes from; 0 is none.", ge=0)
-    checkpoint_every_seconds: float = setting(
-        30.0, "Seconds between such checkpoints; whichever comes first.", gt=0
+    checkpoint_every_steps: int = setting(
+        0, "Steps between checkpoints that a killed run resumes from; 0 is none.", ge=0
     )
+    checkpoint_every_seconds: float = setting(30.0, "Seconds between such checkpoints; whichever comes first.", gt=0)
     keep_checkpoints: int = setting(2, "How many of the newest resume checkpoints stay on disk.", ge=1)
     log_every_steps: int = setting(1, "Steps between two metrics events.", ge=1)
 
@@ -63,7 +65,9 @@ class InputsConfig:
     ref_policy: str = setting("", "Checkpoint directory of the KL reference: always the SFT policy.")
     reward_model: str = setting("", "Checkpoint directory of the reward model.")
     tokenizer: str = setting("", "Directory or tokenizer.json, where no policy brings one (pretraining).")
-    documents: str = setting("", "Text for tokenizer and pretraining: .txt (blank line between documents) or .jsonl with `text`.")
+    documents: str = setting(
+        "", "Text for tokenizer and pretraining: .txt (blank line between documents) or .jsonl with `text`."
+    )
     demonstrations: str = setting("", "Demonstrations, JSONL with `messages`.")
     rankings: str = setting("", "Rankings in the native format, JSONL.")
     prompts: str = setting("", "Prompts, JSONL with `messages` and `pool`.")
@@ -97,7 +101,9 @@ class OptimConfig:
     """AdamW and its learning-rate schedule."""
 
     learning_rate: float = setting(3e-4, "Peak learning rate.", gt=0, le=1)
-    schedule: str = setting("linear", "Shape after warm-up, down to final_ratio.", choices=("constant", "linear", "cosine"))
+    schedule: str = setting(
+        "linear", "Shape after warm-up, down to final_ratio.", choices=("constant", "linear", "cosine")
+    )
     warmup_steps: int = setting(0, "Optimizer steps of linear warm-up.", ge=0)
     final_ratio: float = setting(0.0, "Last learning rate as a share of the peak.", ge=0, le=1)
     beta1: float = setting(0.9, "Decay of the first moment.", ge=0, lt=1)
@@ -144,11 +150,19 @@ class RewardModelConfig:
     """K-wise reward model from the SFT policy (InstructGPT, arXiv:2203.02155)."""
 
     epochs: int = setting(1, "Passes over the rankings.", ge=1)
-    batch_size: int = setting(16, "Rankings in one optimizer step; all comparisons of a ranking stand in one batch element.", ge=1)
+    batch_size: int = setting(
+        16, "Rankings in one optimizer step; all comparisons of a ranking stand in one batch element.", ge=1
+    )
     validation_share: float = setting(0.1, "Share of prompt groups held out for the accuracy shown.", ge=0, lt=1)
-    lm_coef: float = setting(0.0, "Weight of a language-model loss on the better completions beside the ranking loss.", ge=0)
-    members: int = setting(1, "Reward models in the ensemble, each from its own seed; scores are their mean.", ge=1, le=16)
-    normalise_prompts: int = setting(256, "Prompts whose samples by the reference set the score's mean 0 and deviation 1.", ge=2)
+    lm_coef: float = setting(
+        0.0, "Weight of a language-model loss on the better completions beside the ranking loss.", ge=0
+    )
+    members: int = setting(
+        1, "Reward models in the ensemble, each from its own seed; scores are their mean.", ge=1, le=16
+    )
+    normalise_prompts: int = setting(
+        256, "Prompts whose samples by the reference set the score's mean 0 and deviation 1.", ge=2
+    )
     optim: OptimConfig = section(OptimConfig)
 
 
@@ -159,20 +173,28 @@ class PpoConfig:
     iterations: int = setting(40, "Rollouts, each followed by ppo_epochs of updates.", ge=1)
     batch_size: int = setting(128, "Completions in a rollout.", ge=1)
     minibatch_size: int = setting(32, "Completions in one optimizer step.", ge=1)
+    micro_batch_size: int = setting(
+        0, "Completions in one forward and backward pass of a step; 0 takes all at once.", ge=0
+    )
     samples_per_prompt: int = setting(1, "Completions of each prompt in a rollout.", ge=1)
     ppo_epochs: int = setting(2, "Passes over each rollout.", ge=1)
     temperature: float = setting(1.0, "Of rollouts, the reference's log-probs and the update alike.", gt=0, le=10)
     max_new_tokens: int = setting(72, "Longest completion, tokens.", ge=1)
     kl_coef: float = setting(0.05, "Weight of the per-token KL penalty (k1) in the reward; nats.", ge=0)
-    kl_target: float = setting(0.0, "KL per completion, nats, that an adaptive kl_coef steers to; 0 keeps it fixed.", ge=0)
+    kl_target: float = setting(
+        0.0, "KL per completion, nats, that an adaptive kl_coef steers to; 0 keeps it fixed.", ge=0
+    )
     kl_horizon: int = setting(10000, "Episodes over which the adaptive kl_coef moves.", ge=1)
     gamma: float = setting(1.0, "Discount.", gt=0, le=1)
     gae_lambda: float = setting(0.95, "Lambda of generalised advantage estimation.", ge=0, le=1)
     clip_range: float = setting(0.2, "Policy ratio is clipped to 1 plus or minus this.", gt=0, lt=1)
-    value_clip_range: float = setting(0.2, "Values are clipped to the old ones plus or minus this; 0 does not clip.", ge=0)
+    value_clip_range: float = setting(
+        0.2, "Values are clipped to the old ones plus or minus this; 0 does not clip.", ge=0
+    )
     value_coef: float = setting(0.1, "Weight of the value loss.", ge=0)
     value_network: str = setting(
-        "separate", "separate starts from the reward model; shared is a head on the policy's trunk, started at zero.",
+        "separate",
+        "separate starts from the reward model; shared is a head on the policy's trunk, started at zero.",
         choices=("separate", "shared"),
     )
     value_warmup_iterations: int = setting(0, "First iterations that train only the value network.", ge=0)
@@ -180,18 +202,31 @@ class PpoConfig:
     whiten_rewards: bool = setting(False, "Whether rewards are scaled by their deviation, the mean kept.")
     missing_eos_score: float = setting(-3.0, "Score of a completion that did not end by itself.")
     logprobs: str = setting(
-        "recomputed", "captured keeps the sampler's log-probs as old_logprobs; recomputed asks the policy again.",
+        "recomputed",
+        "captured keeps the sampler's log-probs as old_logprobs; recomputed asks the policy again.",
         choices=("captured", "recomputed"),
     )
     score_clip: float = setting(0.0, "Scores are clipped to plus or minus this; 0 does not clip.", ge=0)
     uncertainty_coef: float = setting(0.0, "Subtracts this many deviations of an ensemble from its mean score.", ge=0)
-    sample_prompts: int = setting(8, "Prompts whose completions are written beside the reference's as the run goes.", ge=0)
+    sample_prompts: int = setting(
+        8, "Prompts whose completions are written beside the reference's as the run goes.", ge=0
+    )
     sample_every_iterations: int = setting(5, "Iterations between such samples.", ge=1)
     guard_max_kl: float = setting(40.0, "Stops the run when the mean KL per completion passes this, nats.", gt=0)
-    guard_min_entropy: float = setting(0.02, "Stops the run when the mean entropy per token falls below this, nats.", ge=0)
+    guard_min_kl: float = setting(
+        -2.0, "Stops the run when the mean KL per completion (k1) falls below this, nats.", le=0
+    )
+    guard_min_score_deviation: float = setting(
+        1e-3, "Stops the run when the deviation of the scores in a rollout falls below this.", ge=0
+    )
+    guard_min_entropy: float = setting(
+        0.02, "Stops the run when the mean entropy per token falls below this, nats.", ge=0
+    )
     guard_patience: int = setting(5, "Iterations in a row that a sick reading must last.", ge=1)
     optim: OptimConfig = section(OptimConfig)
-    value_learning_rate: float = setting(0.0, "Peak learning rate of a separate value network; 0 takes the policy's.", ge=0, le=1)
+    value_learning_rate: float = setting(
+        0.0, "Peak learning rate of a separate value network; 0 takes the policy's.", ge=0, le=1
+    )
 
 
 @_config
@@ -283,7 +318,9 @@ def _read(source):
     try:
         return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:
-        raise ConfigError(f"The configuration {source} is not valid {path.suffix[1:].upper() or 'TOML'}: {error}.") from None
+        raise ConfigError(
+            f"The configuration {source} is not valid {path.suffix[1:].upper() or 'TOML'}: {error}."
+        ) from None
 
 
 def _override(values, text):

@@ -1,0 +1,69 @@
+"""Health guards: they read the figures of each iteration and stop a run that is sick.
+
+| guard | reading | sick when |
+|---|---|---|
+| non_finite | any figure | NaN or infinite, at once |
+| kl_blow_up | kl_per_completion | above guard_max_kl |
+| negative_kl | kl_per_completion | below guard_min_kl: the log-probs are not those of what was sampled |
+| entropy_collapse | entropy | below guard_min_entropy |
+| flat_reward | score_deviation | below guard_min_score_deviation: nothing to learn from |
+
+All but the first must last guard_patience iterations in a row.
+"""
+
+import math
+
+
+class GuardStop(Exception):
+    """A run is sick. `guard` is its name in the table; the message is one sentence for people."""
+
+    def __init__(self, guard, message):
+        super().__init__(message)
+        self.guard = guard
+
+
+class Guards:
+    """Counts, for each guard, how many iterations in a row were sick."""
+
+    def __init__(self, config):
+        """config: PpoConfig."""
+        self.patience = config.guard_patience
+        # (guard, reading, bound, whether the sick side is above, what it means)
+        self.rules = (
+            ("kl_blow_up", "kl_per_completion", config.guard_max_kl, True,
+             "the policy has left the reference too far; raise ppo.kl_coef or lower the learning rate"),
+            ("negative_kl", "kl_per_completion", config.guard_min_kl, False,
+             "the log-probs do not belong to what was sampled; check temperature and sampling settings"),
+            ("entropy_collapse", "entropy", config.guard_min_entropy, False,
+             "the policy repeats itself; raise ppo.kl_coef or ppo.entropy_coef, or lower the learning rate"),
+            ("flat_reward", "score_deviation", config.guard_min_score_deviation, False,
+             "all completions score alike, so nothing can be learned; look at the samples and the reward model"),
+        )  # fmt: skip
+        self.sick = dict.fromkeys((rule[0] for rule in self.rules), 0)
+
+    def check(self, values, step):
+        """Raises GuardStop if one of the figures `values` {name: number} is sick, and has been for long enough."""
+        require_finite(values, step)
+        for guard, name, bound, above, advice in self.rules:
+            value = values[name]
+            is_sick = value > bound if above else value < bound
+            self.sick[guard] = self.sick[guard] + 1 if is_sick else 0
+            if self.sick[guard] >= self.patience:
+                side = "above" if above else "below"
+                raise GuardStop(
+                    guard,
+                    f"Guard {guard} stopped the run at step {step}: {name}={value:.4g} was {side} {bound:g} for "
+                    f"{self.patience} iterations in a row; {advice}.",
+                )
+
+
+def require_finite(values, step, *, batch=None):
+    """Raises GuardStop `non_finite` if a figure is NaN or infinite; called before the optimizer takes its step."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            where = f"step {step}" if batch is None else f"step {step}, batch {batch}"
+            raise GuardStop(
+                "non_finite",
+                f"Guard non_finite stopped the run at {where}: {name} is {value}; lower the learning rate, or look for "
+                "a broken checkpoint among the inputs.",
+            )

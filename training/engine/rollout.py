@@ -1,0 +1,216 @@
+"""The arithmetic between sampling and the update: log-probs, rewards per token, advantages.
+
+Pure functions. A trajectory is a prompt and its completion, right-padded: `input_ids` (B, S). Its actions, the
+completion's tokens, stand in an array of their own, (B, T): column t of every (B, T) tensor is the completion's t-th
+token, and `action_mask` is True where there is one. What decides action t, its log-prob and its value alike, is read
+off the position before its token, so neither sees the token itself.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectories:
+    """Prompts with their completions."""
+
+    input_ids: Tensor  # (B, S) int64, right-padded
+    attention_mask: Tensor  # (B, S) bool, True = a token
+    actions: Tensor  # (B, T) int64, the completions' tokens, 0 where not action_mask
+    action_mask: Tensor  # (B, T) bool, True = this token counts
+    positions: Tensor  # (N,) int64, where in the flat (B * S) each of the N actions is decided
+
+    def take(self, rows):
+        """These rows, trimmed to their longest."""
+        attention_mask = self.attention_mask[rows]
+        action_mask = self.action_mask[rows]
+        width = int(attention_mask.sum(1).max())
+        length = int(action_mask.sum(1).max())
+        attention_mask = attention_mask[:, :width].contiguous()
+        action_mask = action_mask[:, :length].contiguous()
+        return Trajectories(
+            input_ids=self.input_ids[rows][:, :width].contiguous(),
+            attention_mask=attention_mask,
+            actions=self.actions[rows][:, :length].contiguous(),
+            action_mask=action_mask,
+            positions=decision_positions(attention_mask, action_mask),
+        )
+
+    def spread(self, flat):
+        """(N, ...) values of the actions as (B, T, ...), 0 where not action_mask."""
+        shape = (*self.action_mask.shape, *flat.shape[1:])
+        mask = self.action_mask.reshape(*self.action_mask.shape, *[1] * (flat.dim() - 1)).expand(shape)
+        return flat.new_zeros(shape).masked_scatter(mask, flat)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """Trajectories with all that an update needs of the moment they were sampled."""
+
+    trajectories: Trajectories
+    old_logprobs: Tensor  # (B, T), 0 where not action_mask
+    ref_logprobs: Tensor  # (B, T), 0 where not action_mask
+    values: Tensor  # (B, T), 0 where not action_mask
+    scores: Tensor  # (B,), the missing end paid for
+    rewards: Tensor  # (B, T), KL penalty and score, 0 where not action_mask
+
+
+def truncate_at_stop(token_ids, stop_ids):
+    """(the completion up to and with its first stop token, whether it has one)."""
+    stops = frozenset(stop_ids)
+    for place, token in enumerate(token_ids):
+        if token in stops:
+            return list(token_ids[: place + 1]), True
+    return list(token_ids), False
+
+
+def collate(prompts, completions, *, pad_id, device=None):
+    """Trajectories of prompts and completions, lists of token ids. No completion may be empty."""
+    if any(not completion for completion in completions) or any(not prompt for prompt in prompts):
+        raise ValueError("Every prompt and completion needs at least one token: an empty one has nothing to score.")
+    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    input_ids, attention_mask = _pad(rows, pad_id, device)
+    actions, action_mask = _pad(completions, 0, device)
+    return Trajectories(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        actions=actions,
+        action_mask=action_mask,
+        positions=decision_positions(attention_mask, action_mask),
+    )
+
+
+def decision_positions(attention_mask, action_mask):
+    """(N,) where in the flat (B * S) each action is decided: one place before its own token, row after row."""
+    lengths = action_mask.sum(1)
+    first = attention_mask.sum(1) - lengths - 1  # the prompt's last token
+    starts = torch.arange(len(first), device=first.device) * attention_mask.shape[1] + first
+    steps = torch.arange(action_mask.shape[1], device=first.device)
+    return (starts[:, None] + steps)[action_mask]
+
+
+def at_actions(x, trajectories):
+    """(N, ...) rows of a (B, S, ...) tensor where the actions are decided.
+
+    The places are all different, so the gradient adds nothing twice and repeats bit for bit.
+    """
+    return x.flatten(0, 1).index_select(0, trajectories.positions)
+
+
+def action_logprobs(logits, trajectories, *, temperature=1.0):
+    """(B, T) log-prob of each action under logits (N, V) divided by the temperature."""
+    flat = torch.log_softmax(logits.float() / temperature, dim=-1)
+    chosen = flat.gather(-1, trajectories.actions[trajectories.action_mask][:, None])[:, 0]
+    return trajectories.spread(chosen)
+
+
+def entropy(logits, *, temperature=1.0):
+    """(...) entropy in nats of logits (..., V) divided by the temperature."""
+    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    return -(logprobs.exp() * logprobs).sum(-1)
+
+
+def exact_kl(logits, ref_logits, *, temperature=1.0):
+    """(...) KL(policy || reference) in nats, summed over the vocabulary: no sampling noise within a step.
+
+    Summed over a sampled completion's tokens and averaged over completions it estimates the KL per completion
+    without bias and with less variance than k1, for it is never negative.
+    """
+    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    ref_logprobs = torch.log_softmax(ref_logits.float() / temperature, dim=-1)
+    return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
+
+
+def masked_mean(x, mask):
+    """Mean of x over the places where mask is True; 0 where there is none."""
+    return torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device)).sum() / mask.sum().clamp(min=1)
+
+
+def whiten(x, mask, *, keep_mean=False, eps=1e-8):
+    """x with mean 0 and variance 1 over the places where mask is True, and 0 elsewhere.
+
+    keep_mean: scale only, around the mean, which stays.
+    The variance divides by the count (so that shards can add up their sums), eps stands under the root.
+    """
+    mean = masked_mean(x, mask)
+    variance = masked_mean((x - mean).square(), mask)
+    whitened = (x - mean) * torch.rsqrt(variance + eps)
+    if keep_mean:
+        whitened = whitened + mean
+    return torch.where(mask, whitened, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def scores_with_ends(scores, ended, missing_eos_score):
+    """(B,) the scores, but missing_eos_score where a completion did not end by itself.
+
+    A cut-off completion is no sample of what people ranked, so the reward model's word on it means little; a fixed
+    low score is what teaches the policy to end (arXiv:1909.08593; arXiv:2403.17031, detail 20).
+    """
+    return torch.where(ended, scores, torch.full_like(scores, missing_eos_score))
+
+
+def token_rewards(scores, logprobs, ref_logprobs, action_mask, kl_coef):
+    """(B, T) rewards: -kl_coef * (logprob - ref_logprob) at each action, and the score at the last one.
+
+    scores: (B,). logprobs, ref_logprobs, action_mask: (B, T).
+    A row adds up to its score - kl_coef * its KL (k1, summed).
+    """
+    rewards = torch.where(action_mask, -kl_coef * (logprobs - ref_logprobs), torch.zeros_like(logprobs))
+    last = action_mask.sum(1) - 1
+    rewards[torch.arange(len(scores), device=scores.device), last] += scores
+    return rewards
+
+
+def completion_kl(logprobs, ref_logprobs, action_mask):
+    """(B,) k1 estimate of KL(policy || reference) of each completion: sum of logprob - ref_logprob, nats."""
+    return torch.where(action_mask, logprobs - ref_logprobs, torch.zeros_like(logprobs)).sum(1)
+
+
+def gae(rewards, values, action_mask, gamma, gae_lambda):
+    """(advantages, returns), each (B, T), by generalised advantage estimation (arXiv:1506.02438).
+
+    rewards, values, action_mask: (B, T); each row's actions stand together. An episode ends with its last action:
+    what follows is worth 0. returns = advantages + values. Both are 0 where not action_mask.
+    """
+    mask = action_mask.to(values.dtype)
+    advantages = torch.zeros_like(values)
+    next_value = next_advantage = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = (delta + gamma * gae_lambda * next_advantage) * mask[:, t]
+        next_value = values[:, t] * mask[:, t]
+        advantages[:, t] = next_advantage
+    return advantages, torch.where(action_mask, advantages + values, torch.zeros_like(values))
+
+
+def explained_variance(values, returns, action_mask):
+    """1 - Var(returns - values) / Var(returns) over the actions; 0 where the returns do not vary."""
+    residual = returns - values
+    variance = masked_mean((returns - masked_mean(returns, action_mask)).square(), action_mask)
+    unexplained = masked_mean((residual - masked_mean(residual, action_mask)).square(), action_mask)
+    return torch.where(variance > 0, 1 - unexplained / variance.clamp(min=1e-12), torch.zeros_like(variance))
+
+
+class KlController:
+    """kl_coef, fixed or steered to a target KL per completion (arXiv:1909.08593, section 2.2)."""
+
+    def __init__(self, kl_coef, *, target=0.0, horizon=10000):
+        """target: nats per completion; 0 keeps kl_coef as it is. horizon: episodes."""
+        self.kl_coef = kl_coef
+        self.target = target
+        self.horizon = horizon
+
+    def update(self, kl_per_completion, episodes):
+        """Moves kl_coef by how far the KL just measured is off, at most 20% of that at a time."""
+        if self.target:
+            error = max(-0.2, min(0.2, kl_per_completion / self.target - 1))
+            self.kl_coef *= 1 + error * episodes / self.horizon
+
+
+def _pad(rows, pad_id, device):
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows], dtype=torch.int64, device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return ids, torch.arange(width, device=device) < lengths[:, None]
