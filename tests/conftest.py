@@ -70,7 +70,7 @@ def make_member(make_user, project):
 
     def make(username, role):
         user = make_user(username)
-        Membership.objects.create(project=project, user=user, role=role)
+        Membership.objects.create(project=project, user=user, role=role, pseudonym=f"person-{username}"[:32])
         return user
 
     return make

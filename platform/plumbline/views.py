@@ -20,7 +20,11 @@ from plumbline.models import User
 @require_GET
 def home(request):
     """One's projects. An annotator of a single project goes straight to ranking."""
-    memberships = list(request.user.memberships.select_related("project").order_by("project__name", "project_id"))
+    memberships = list(
+        request.user.memberships.filter(active=True, project__archived_at=None)
+        .select_related("project")
+        .order_by("project__name", "project_id")
+    )
     if len(memberships) == 1 and memberships[0].role == "annotator":
         return redirect("annotation:rank", slug=memberships[0].project.slug)
     return render(request, "home.html", {"memberships": memberships})
