@@ -17,7 +17,7 @@ from .world import parse, prompts, story
 
 TARGET_AGREEMENT = 0.73
 # Ties, which are left out of the agreement, would raise it; taste and biases lower it: this factor makes up for both.
-_NOISE_SHARE = 1.03
+_NOISE_SHARE = 1.01
 _TASTE_SPREAD = 0.25
 # All in units of the gold's standard deviation over corpus stories.
 _TIE_WIDTH = 0.06
@@ -100,7 +100,7 @@ class SimulatedAnnotator:
 
     def perceive(self, prompt_text: str, texts: Sequence[str]) -> list[float]:
         """How good each text, in the order shown, seems to this annotator now; not bounded."""
-        moment = random.Random(f"moment {self.seed}\n{prompt_text}\n" + "\n".join(texts))
+        moment = self._stream("moment", prompt_text, *texts)
         return [
             self._opinion(prompt_text, text) + self._bias(text, place, len(texts)) + moment.gauss(0, 0.5) * self.noise
             for place, text in enumerate(texts)
@@ -112,13 +112,17 @@ class SimulatedAnnotator:
 
     def seconds_on_task(self, prompt_text: str, texts: Sequence[str]) -> float:
         """A log-normal working time: a quarter of a second a word, and a few seconds to decide."""
-        clock = random.Random(f"clock {self.seed}\n{prompt_text}\n" + "\n".join(texts))
+        clock = self._stream("clock", prompt_text, *texts)
         n_words = sum(len(text[:5000].split()) for text in (prompt_text, *texts))
         return round((4 + 0.25 * n_words) * math.exp(clock.gauss(0, 0.4)), 1)
 
+    def _stream(self, purpose: str, *texts: str) -> random.Random:
+        """Random numbers of this person's own for these texts, lone surrogates and all."""
+        return random.Random("\n".join((purpose, str(self.seed), *texts)).encode("utf-8", "surrogatepass"))
+
     def _opinion(self, prompt_text: str, text: str) -> float:
         """What this person thinks of the text whenever they meet it; sqrt(3/4) of the noise, the moment has 1/2."""
-        opinion = random.Random(f"opinion {self.seed}\n{prompt_text}\n{text}")
+        opinion = self._stream("opinion", prompt_text, text)
         valued = self.gold.score_parse(parse(prompt_text, text), self.taste)
         return valued + opinion.gauss(0, math.sqrt(0.75)) * self.noise
 
