@@ -15,7 +15,13 @@ os.environ["PLUMBLINE_LOG_LEVEL"] = "WARNING"
 # Playwright's fixtures run an event loop in the test's thread, which Django would take for an async view.
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
 
+import django  # noqa: E402
 import pytest  # noqa: E402
+from django.conf import settings as django_settings  # noqa: E402
+
+django.setup()
+django_settings.CELERY_BROKER_URL = "memory://"
+django_settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 REQUIRE_ALL = os.environ.get("PLUMBLINE_REQUIRE_ALL_TESTS") == "1"
 PASSWORD = "correct horse battery staple"
@@ -30,15 +36,6 @@ def skip_or_fail(reason):
     if REQUIRE_ALL:
         pytest.fail(reason + " (PLUMBLINE_REQUIRE_ALL_TESTS=1 turns this skip into a failure)")
     pytest.skip(reason)
-
-
-@pytest.fixture(autouse=True)
-def fast_and_private(settings):
-    """Cheap password hashes and an in-memory broker; no test reaches a real one."""
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-    from plumbline.celery import app
-
-    app.conf.broker_url = "memory://"
 
 
 @pytest.fixture

@@ -1,0 +1,52 @@
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+from django.utils.translation import gettext as _
+
+from annotation import members
+from annotation.models import Project, Role
+from plumbline import accounts, tokens
+from plumbline.models import User
+
+
+class Command(BaseCommand):
+    help = "Prints a new API token for a user, once, alone on its line."
+
+    def add_arguments(self, parser):
+        parser.add_argument("username")
+        parser.add_argument("--create", action="store_true", help="make the user if there is none of that name")
+        parser.add_argument("--project", metavar="SLUG", help="make the user a member of this project as well")
+        parser.add_argument("--role", choices=Role.values, default=Role.ANNOTATOR, help="the role in that project")
+        parser.add_argument("--name", default="command line", help="what the token is for, as its owner sees it")
+
+    @transaction.atomic
+    def handle(self, *, username, create, project, role, name, **options):
+        if not 1 <= len(name) <= 100:
+            raise CommandError(_("--name must have 1 to 100 characters; it has %(count)d.") % {"count": len(name)})
+        user = self.find_or_create_user(username, create=create)
+        if project is not None:
+            members.add_member(self.find_project(project), user=user, role=role)
+        self.stdout.write(tokens.create_token(user, name=name))
+
+    def find_or_create_user(self, username, *, create):
+        user = User.objects.filter(username=username).first()
+        if user is None and not create:
+            message = _("There is no user named %(name)r. Add --create to make one.")
+            raise CommandError(message % {"name": username})
+        if user is None:
+            try:
+                return accounts.create_user(username)
+            except ValidationError as error:
+                message = _("%(name)r cannot be a user name: %(error)s")
+                raise CommandError(message % {"name": username, "error": " ".join(error.messages)}) from error
+        if not user.is_active:
+            raise CommandError(_("The account of %(name)r is closed; open it first.") % {"name": username})
+        return user
+
+    def find_project(self, slug):
+        project = Project.objects.filter(slug=slug).first()
+        if project is None:
+            known = ", ".join(Project.objects.values_list("slug", flat=True)[:20]) or _("none yet")
+            message = _("There is no project %(slug)r. Projects: %(known)s.")
+            raise CommandError(message % {"slug": slug, "known": known})
+        return project
