@@ -13,6 +13,13 @@ class ClosedSignUpAdapter(DefaultAccountAdapter):
         return False
 
 
+def typed_login(request, credentials=None):
+    """What failed attempts are counted by: the name or address as somebody typed it, whether or not it exists."""
+    credentials = credentials or {}
+    typed = credentials.get("username") or credentials.get("email") or (request.POST.get("login") if request else None)
+    return (typed or "").strip().lower()[:255]
+
+
 @transaction.atomic
 def create_user(username, *, email="", superuser=False):
     """A new account without a usable password. Raises ValidationError when the name is taken or malformed."""

@@ -113,11 +113,13 @@ ACCOUNT_LOGIN_METHODS = {"username", "email"}
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_LOGOUT_ON_GET = False
+# Axes counts failures, in the database, over all web processes; a second count would only blur what the page says.
+ACCOUNT_RATE_LIMITS = False
 ACCOUNT_LOGOUT_REDIRECT_URL = "account_login"
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = 0.25  # hours
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
-AXES_USERNAME_FORM_FIELD = "login"
+AXES_USERNAME_CALLABLE = "plumbline.accounts.typed_login"
 AXES_LOCKOUT_CALLABLE = "plumbline.views.locked_out"
 AXES_RESET_ON_SUCCESS = True
 AXES_VERBOSE = False

@@ -3,7 +3,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from annotation import members
+from annotation import projects
 from annotation.models import Project, Role
 from plumbline import accounts, tokens
 from plumbline.models import User
@@ -25,7 +25,7 @@ class Command(BaseCommand):
             raise CommandError(_("--name must have 1 to 100 characters; it has %(count)d.") % {"count": len(name)})
         user = self.find_or_create_user(username, create=create)
         if project is not None:
-            members.add_member(self.find_project(project), user=user, role=role)
+            projects.add_member(self.find_project(project), user, role=role)
         self.stdout.write(tokens.create_token(user, name=name))
 
     def find_or_create_user(self, username, *, create):
