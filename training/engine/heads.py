@@ -1,0 +1,65 @@
+"""The scalar head, and the reward model (or value network) that it makes of a trunk."""
+
+import math
+
+import torch
+from torch import nn
+
+from training.engine.transformer import Transformer
+
+
+class ScalarHead(nn.Module):
+    """Linear D -> 1 without bias; fresh weights have deviation 1/sqrt(D + 1) (arXiv:1909.08593), or are zero."""
+
+    def __init__(self, hidden_size, *, zero=False, generator=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, hidden_size))
+        if not zero:
+            with torch.no_grad():
+                self.weight.normal_(0.0, 1 / math.sqrt(hidden_size + 1), generator=generator)
+
+    def forward(self, hidden):
+        """(..., D) -> (...)."""
+        return nn.functional.linear(hidden, self.weight).squeeze(-1)
+
+
+class RewardModel(nn.Module):
+    """A trunk with a scalar head. The score stands at the last token that is not padding.
+
+    score = head(hidden) + score_shift; a gain is folded into the head, as the file format wants it.
+    """
+
+    def __init__(self, trunk: Transformer, head: ScalarHead, *, score_shift=0.0):
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+        self.register_buffer("score_shift", torch.tensor(float(score_shift)))
+        # The trunk's output matrix is trained by a language-model loss only, and is not written to the file.
+
+    @property
+    def config(self):
+        return self.trunk.config
+
+    @property
+    def device(self):
+        return self.trunk.device
+
+    def values(self, input_ids, attention_mask=None):
+        """(B, T) one score for each prefix."""
+        hidden = self.trunk.hidden(input_ids, attention_mask)
+        return self.head(hidden).float() + self.score_shift
+
+    def forward(self, input_ids, attention_mask=None):
+        """(B,) scores of whole sequences."""
+        values = self.values(input_ids, attention_mask)
+        if attention_mask is None:
+            return values[:, -1]
+        order = torch.arange(values.shape[1], device=values.device)
+        last = torch.where(attention_mask.bool(), order, torch.zeros_like(order)).amax(dim=1)
+        return values.gather(1, last[:, None]).squeeze(1)
+
+    @torch.no_grad()
+    def fold(self, gain, shift):
+        """Makes every score gain * score + shift."""
+        self.head.weight.mul_(gain)
+        self.score_shift.mul_(gain).add_(shift)

@@ -1,0 +1,208 @@
+"""Drawing completions: a decoder that one can step, and `generate` on top of it.
+
+Each draw inverts the cumulative distribution at a uniform number that belongs to the sample and the position, taken
+from the seed beforehand: the order in which rows finish and leave changes no draw. (It also costs one number a token,
+where a Gumbel or exponential race costs a number for each entry of the vocabulary.)
+"""
+
+import dataclasses
+
+import torch
+
+from training.engine.transformer import KeyValueCache
+
+PREFILL_TOKENS = 16384  # in one forward pass over prompts
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """One completion. The stop token, if there is one, is the last id."""
+
+    ids: list[int]
+    logprobs: list[float]  # of the distribution that was sampled from, nats
+    finish_reason: str  # stop | length
+
+
+class Decoder:
+    """Rows of tokens that grow one token a step. `logits` (rows, V) are always those of the next token."""
+
+    def __init__(self, policy, *, rows, columns):
+        """rows, columns: how many sequences, and how many tokens of each, there will be room for."""
+        weight = policy.embedding.weight
+        dtype = torch.get_autocast_dtype(weight.device.type) if torch.is_autocast_enabled(weight.device.type) else None
+        self.policy = policy
+        self.cache = KeyValueCache(policy.config, rows, columns, device=weight.device, dtype=dtype or weight.dtype)
+        self.logits = torch.empty(0, policy.config.vocab_size, device=weight.device)
+
+    @property
+    def rows(self):
+        """Sequences in use."""
+        return self.cache.rows
+
+    @torch.inference_mode()
+    def add(self, prompts, *, copies=1):
+        """Appends `copies` rows for each prompt, side by side; a prompt is computed once.
+
+        prompts: lists of ids, none empty. Raises ValueError if they do not fit.
+        """
+        if any(not prompt for prompt in prompts):
+            raise ValueError("A prompt without tokens cannot be continued; give it at least one.")
+        room = self.cache.keys[0].shape[0] - self.rows
+        if len(prompts) * copies > room:
+            raise ValueError(f"{len(prompts)} prompts times {copies} copies do not fit {room} free rows.")
+        start, logits = 0, [self.logits]
+        while start < len(prompts):
+            longest = end = 0
+            while start + end < len(prompts):
+                longest_with = max(longest, len(prompts[start + end]))
+                if end and longest_with * (end + 1) > PREFILL_TOKENS:
+                    break
+                longest, end = longest_with, end + 1
+            logits.append(self._prefill(prompts[start : start + end], longest, copies))
+            start += end
+        self.logits = torch.cat(logits)
+
+    def _prefill(self, prompts, longest, copies):
+        device = self.logits.device
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        first = self.rows
+        hidden = self.policy.prefill(ids.to(device), lengths, self.cache)
+        last = hidden[torch.arange(len(prompts), device=device), lengths - 1]
+        logits = self.policy.project(last).float()
+        if copies > 1:
+            self.cache.fork(first, len(prompts), copies)
+            logits = logits.repeat_interleave(copies, dim=0)
+        return logits
+
+    @torch.inference_mode()
+    def step(self, tokens):
+        """Appends one token (rows,) to each row; `logits` become those of the next."""
+        hidden = self.policy.hidden(tokens[:, None], cache=self.cache)
+        self.logits = self.policy.project(hidden[:, 0]).float()
+
+    @torch.inference_mode()
+    def drop(self, finished):
+        """Lets rows go: finished (rows,) bool. Returns (kept,) the old row of each row that stays.
+
+        Rows from the end move into the gaps, so that only as many rows are copied as go.
+        """
+        keep = int((~finished).sum())
+        order = torch.arange(self.rows, device=finished.device)
+        gaps = order[:keep][finished[:keep]]
+        movers = order[keep:][~finished[keep:]]
+        self.cache.copy_rows(movers, gaps)
+        order[gaps] = movers
+        self.cache.shrink(keep)
+        order = order[:keep]
+        self.logits = self.logits[order]
+        return order
+
+
+def filter_logits(logits, *, temperature=1.0, top_k=0, top_p=1.0):
+    """Logits (rows, V) of the distribution that is sampled from: what is cut off is -inf.
+
+    temperature 0 keeps the likeliest token alone (the first among equals).
+    """
+    if temperature == 0:
+        best = logits.argmax(dim=-1, keepdim=True)
+        return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
+    if temperature != 1:
+        logits = logits / temperature
+    if 0 < top_k < logits.shape[-1]:
+        values, indices = logits.topk(top_k, dim=-1)
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, indices, values)
+    if top_p < 1:
+        ranked, indices = logits.sort(dim=-1, descending=True, stable=True)
+        chances = ranked.softmax(dim=-1)
+        before = chances.cumsum(dim=-1) - chances
+        ranked = ranked.masked_fill(before >= top_p, -torch.inf)  # the likeliest has nothing before it, and stays
+        logits = torch.empty_like(logits).scatter(-1, indices, ranked)
+    return logits
+
+
+def draw(logits, uniforms):
+    """(tokens, logprobs), both (rows,). logits (rows, V) as sampled from; uniforms (rows,) float64 in [0, 1)."""
+    chances = torch.softmax(logits, dim=-1)
+    mass = chances.cumsum(dim=-1, dtype=torch.float64)
+    # Strictly less than the whole mass, so that the token found always has some.
+    sought = uniforms[:, None] * mass[:, -1:] * (1 - 2.0**-50)
+    tokens = torch.searchsorted(mass, sought, right=True)
+    return tokens[:, 0], chances.gather(1, tokens)[:, 0].log()
+
+
+@torch.inference_mode()
+def generate(
+    policy,
+    prompts,
+    *,
+    max_new_tokens,
+    temperature=1.0,
+    top_k=0,
+    top_p=1.0,
+    stop_token_ids=(),
+    samples_per_prompt=1,
+    seed=0,
+    batch_size=512,
+):
+    """Completions of prompts (lists of ids), `samples_per_prompt` of each standing together.
+
+    batch_size bounds the rows decoded at once. A row ends at a stop token (kept as its last id), after max_new_tokens,
+    or where the policy's positions end. Raises ValueError for a prompt that leaves no room for a token.
+    """
+    most = policy.config.max_positions
+    for number, prompt in enumerate(prompts):
+        if not 0 < len(prompt) < most:
+            raise ValueError(
+                f"Prompt {number} has {len(prompt)} tokens; it needs at least 1 and at most {most - 1}, "
+                f"so that one new token fits."
+            )
+    generator = torch.Generator().manual_seed(seed)
+    samples = []
+    prompts_at_once = max(1, batch_size // samples_per_prompt)
+    for start in range(0, len(prompts), prompts_at_once):
+        batch = prompts[start : start + prompts_at_once]
+        uniforms = torch.rand(len(batch) * samples_per_prompt, max_new_tokens, dtype=torch.float64, generator=generator)
+        samples += _generate_batch(
+            policy, batch, uniforms, samples_per_prompt, set(stop_token_ids),
+            {"temperature": temperature, "top_k": top_k, "top_p": top_p},
+        )  # fmt: skip
+    return samples
+
+
+def _generate_batch(policy, prompts, uniforms, copies, stops, filters):
+    device = policy.embedding.weight.device
+    rows, new = uniforms.shape
+    longest = max(map(len, prompts))
+    decoder = Decoder(policy, rows=rows, columns=min(longest + new, policy.config.max_positions))
+    decoder.add(prompts, copies=copies)
+    uniforms = uniforms.to(device)
+    stop_ids = torch.tensor(sorted(stops), dtype=torch.long, device=device)
+    ids = torch.zeros(rows, new, dtype=torch.long, device=device)
+    logprobs = torch.zeros(rows, new, device=device)
+    room = [min(new, policy.config.max_positions - len(prompt)) for prompt in prompts for _ in range(copies)]
+    limits = torch.tensor(room, device=device)
+    lengths, stopped = limits.clone(), torch.zeros(rows, dtype=torch.bool, device=device)
+    owners = torch.arange(rows, device=device)  # sample of each row in use
+    for step in range(new):
+        tokens, chosen = draw(filter_logits(decoder.logits, **filters), uniforms[owners, step])
+        ids[owners, step] = tokens
+        logprobs[owners, step] = chosen
+        ended = torch.isin(tokens, stop_ids)
+        finished = ended | (limits[owners] <= step + 1)
+        if bool(finished.any()):
+            done = owners[finished]
+            lengths[done] = step + 1
+            stopped[owners[ended]] = True
+            if bool(finished.all()):
+                break
+            kept = decoder.drop(finished)
+            owners, tokens = owners[kept], tokens[kept]
+        decoder.step(tokens)
+    ids, logprobs, stopped = ids.tolist(), logprobs.tolist(), stopped.tolist()
+    return [
+        Sample(ids[row][:length], logprobs[row][:length], "stop" if stopped[row] else "length")
+        for row, length in enumerate(lengths.tolist())
+    ]
