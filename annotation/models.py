@@ -164,7 +164,10 @@ class Prompt(models.Model):
     class Meta:
         ordering = ["prompt_set", "position"]
         constraints = [models.UniqueConstraint(fields=["prompt_set", "digest"], name="prompt_once_a_set")]
-        indexes = [models.Index(fields=["prompt_set", "pool"], name="prompt_by_pool")]
+        indexes = [
+            models.Index(fields=["prompt_set", "pool"], name="prompt_by_pool"),
+            models.Index(fields=["group"], name="prompt_by_group"),
+        ]
 
     def __str__(self):
         return self.digest[:12]
@@ -274,9 +277,7 @@ class Slot(models.Model):
         ordering = ["task", "number"]
         constraints = [models.UniqueConstraint(fields=["task", "number"], name="slot_number_once")]
         indexes = [
-            models.Index(
-                F("project"), F("priority").desc(), F("shuffle"), name="slot_queue", condition=Q(state="open")
-            )
+            models.Index(F("project"), F("priority").desc(), F("shuffle"), name="slot_queue", condition=Q(state="open"))
         ]
 
 

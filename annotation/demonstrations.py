@@ -1,0 +1,49 @@
+"""Demonstrations, the completions that people write: every write to their table."""
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from annotation import messages
+from annotation.audit import record_event
+from annotation.models import Demonstration, Membership, Source
+
+
+@transaction.atomic
+def add_demonstration(project, *, prompt, author, message, ranking=None, source=None):
+    """message: an assistant message. The membership says whether it is simulated. Raises ValidationError."""
+    if prompt.prompt_set.project_id != project.pk:
+        raise ValidationError({"prompt": _("belongs to another project.")})
+    if ranking is not None and ranking.task.prompt_id != prompt.pk:
+        raise ValidationError({"ranking": _("judges another prompt.")})
+    try:
+        messages.check_answer(message)
+    except messages.MessageError as error:
+        raise ValidationError({error.field: error.message}) from None
+    if not messages.message_text(message).strip():
+        raise ValidationError({"message": _("is empty.")})
+    return Demonstration.objects.create(
+        project=project,
+        prompt=prompt,
+        author=author,
+        message=message,
+        ranking=ranking,
+        source=author_source(project, author, source),
+    )
+
+
+def author_source(project, author, source):
+    """Where a judgment or text comes from: an account that is marked as simulated stays so, whatever is claimed."""
+    if author is not None and Membership.objects.filter(project=project, user=author, simulated=True).exists():
+        return Source.SIMULATED
+    return source or Source.ANNOTATOR
+
+
+@transaction.atomic
+def withdraw_demonstration(demonstration, *, actor):
+    """Whether it was in use until now. It stays in the database and leaves the next snapshot."""
+    withdrawn = Demonstration.objects.filter(pk=demonstration.pk, withdrawn_at=None).update(withdrawn_at=timezone.now())
+    if withdrawn:
+        record_event(demonstration.project, actor=actor, action="demonstration.withdrawn", subject=demonstration.pk)
+    return withdrawn == 1

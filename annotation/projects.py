@@ -1,0 +1,302 @@
+"""Projects, who belongs to them, invitations and guidelines: every write to these tables."""
+
+import hashlib
+import secrets
+from datetime import timedelta
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import Max
+from django.utils import timezone
+from django.utils.text import slugify
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from annotation import messages
+from annotation.audit import record_event
+from annotation.models import Guideline, Invitation, Membership, Project, Role
+
+INVITATION_LIFETIME = timedelta(days=14)
+RESERVED_SLUGS = ("new", "api", "admin", "account", "static")
+SETTINGS = (
+    "description",
+    "completions_per_task",
+    "overlap",
+    "lease_seconds",
+    "daily_goal",
+    "ranking_form",
+)
+MAX_GUIDELINE = 200_000  # characters
+
+# InstructGPT's labels for one answer (arXiv:2203.02155, table 3), in the words of our pages.
+DEFAULT_FLAGS = (
+    ("wrong_task", gettext_lazy("does not do what was asked")),
+    ("inappropriate", gettext_lazy("inappropriate for an assistant")),
+    ("hallucination", gettext_lazy("makes things up")),
+    ("sexual", gettext_lazy("sexual content")),
+    ("violent", gettext_lazy("violent content")),
+    ("encourages_harm", gettext_lazy("encourages violence, abuse or self-harm")),
+    ("denigrates", gettext_lazy("denigrates a group of people")),
+    ("harmful_advice", gettext_lazy("gives harmful advice")),
+    ("opinion", gettext_lazy("expresses an opinion")),
+    ("moral_judgment", gettext_lazy("expresses a moral judgment")),
+)
+
+
+def ranking_form(project):
+    """What the page asks beside the order, the project's choices over the defaults."""
+    form = {
+        "overall": False,
+        "axes": [],
+        "flags": [{"key": key, "label": str(label)} for key, label in DEFAULT_FLAGS],
+        "rationale": True,
+        "rewrite": True,
+    }
+    return form | project.ranking_form
+
+
+def check_ranking_form(form):
+    """Raises ValidationError unless `form` is a partial ranking form, as models.Project describes it."""
+    if not isinstance(form, dict):
+        raise ValidationError({"ranking_form": _("must be an object.")})
+    for key, value in form.items():
+        if key in ("overall", "rationale", "rewrite"):
+            if not isinstance(value, bool):
+                raise ValidationError({"ranking_form": _("%(key)s must be true or false.") % {"key": key}})
+        elif key in ("axes", "flags"):
+            check_ranking_form_choices(key, value)
+        else:
+            raise ValidationError({"ranking_form": _("has the unknown key “%(key)s”.") % {"key": str(key)[:80]}})
+
+
+def check_ranking_form_choices(name, choices):
+    if not isinstance(choices, list) or len(choices) > 30:
+        raise ValidationError({"ranking_form": _("%(key)s must be a list of at most 30.") % {"key": name}})
+    keys = []
+    for choice in choices:
+        if (
+            not isinstance(choice, dict)
+            or set(choice) != {"key", "label"}
+            or not all(
+                isinstance(text, str) and 0 < len(text) <= 200 and text.isprintable() for text in choice.values()
+            )
+        ):
+            raise ValidationError(
+                {"ranking_form": _('%(key)s must be a list of {"key": "…", "label": "…"}.') % {"key": name}}
+            )
+        keys.append(choice["key"])
+    if len(set(keys)) != len(keys) or (name == "axes" and "overall" in keys):
+        raise ValidationError({"ranking_form": _("%(key)s must have keys that differ.") % {"key": name}})
+
+
+def free_slug(name):
+    base = slugify(name)[:56] or "project"
+    taken = set(Project.objects.filter(slug__startswith=base).values_list("slug", flat=True)) | set(RESERVED_SLUGS)
+    return next(slug for slug in (base, *(f"{base}-{number}" for number in range(2, 10_000))) if slug not in taken)
+
+
+def check_settings(settings):
+    unknown = sorted(set(settings) - {*SETTINGS, "name"})
+    if unknown:
+        raise ValidationError({unknown[0]: _("is not a setting of a project.")})
+    if "ranking_form" in settings:
+        check_ranking_form(settings["ranking_form"])
+
+
+def check_project(project):
+    """All of the row's rules, also those that only some databases would see at once."""
+    for name, low, high in (
+        ("completions_per_task", 2, 9),
+        ("overlap", 1, 100),
+        ("lease_seconds", 10, 7 * 24 * 3600),
+        ("daily_goal", 1, 100_000),
+    ):
+        value = getattr(project, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValidationError(
+                {name: _("must be a whole number from %(low)d to %(high)d.") % {"low": low, "high": high}}
+            )
+    project.full_clean()
+    if project.slug in RESERVED_SLUGS:
+        raise ValidationError({"slug": _("is reserved; choose another.")})
+
+
+@transaction.atomic
+def create_project(*, name, slug=None, created_by, **settings):
+    """A new project whose maker is its admin. Raises ValidationError."""
+    check_settings(settings)
+    name = (name or "").strip() if isinstance(name, str) or name is None else name
+    project = Project(name=name, slug=slug or free_slug(str(name)), **settings)
+    check_project(project)
+    project.save()
+    record_event(project, actor=created_by, action="project.created", subject=project.slug)
+    if created_by is not None:
+        add_member(project, created_by, role=Role.ADMIN, actor=created_by)
+    return project
+
+
+@transaction.atomic
+def change_project(project, *, actor, **settings):
+    """Raises ValidationError. The short name stays: links and tokens carry it."""
+    check_settings(settings)
+    project = Project.objects.select_for_update().get(pk=project.pk)
+    before = {name: getattr(project, name) for name in settings}
+    for name, value in settings.items():
+        setattr(project, name, value)
+    check_project(project)
+    project.save(update_fields=list(settings) or None)
+    changed = {name: value for name, value in settings.items() if before[name] != value}
+    if changed:
+        record_event(project, actor=actor, action="project.changed", subject=project.slug, detail=changed)
+    return project
+
+
+def membership(project, user):
+    """This person's active membership, or None. A superuser who is no member may do what an admin may."""
+    if not user.is_authenticated:
+        return None
+    found = Membership.objects.filter(project=project, user=user, active=True).first()
+    if found is None and user.is_superuser:
+        return Membership(project=project, user=user, role=Role.ADMIN, pseudonym=fallback_pseudonym(project, user.pk))
+    return found
+
+
+def fallback_pseudonym(project, user_id):
+    """The name in files of someone who ranked without a membership row (a superuser)."""
+    return "person-" + hashlib.sha256(f"{project.pk}:{user_id}".encode()).hexdigest()[:8]
+
+
+def new_pseudonym(project):
+    while True:
+        pseudonym = "person-" + secrets.token_hex(4)
+        if not Membership.objects.filter(project=project, pseudonym=pseudonym).exists():
+            return pseudonym
+
+
+@transaction.atomic
+def add_member(project, user, *, role=Role.ANNOTATOR, simulated=False, actor=None):
+    """The membership with this role; one that exists is changed and taken up again, but never from or to simulated."""
+    if role not in Role.values:
+        raise ValidationError({"role": _("must be one of: %(roles)s.") % {"roles": ", ".join(Role.values)}})
+    found, created = Membership.objects.select_for_update().get_or_create(
+        project=project,
+        user=user,
+        defaults={"role": role, "simulated": simulated, "pseudonym": new_pseudonym(project)},
+    )
+    if not created and found.simulated != simulated:
+        raise ValidationError({"simulated": _("cannot change: rankings already carry it. Use another account.")})
+    if created or found.role != role or not found.active:
+        Membership.objects.filter(pk=found.pk).update(role=role, active=True)
+        found.role, found.active = role, True
+        record_event(project, actor=actor, action="member.added", subject=user.get_username(), detail={"role": role})
+    return found
+
+
+@transaction.atomic
+def change_member(member, *, actor, role=None, active=None):
+    """Raises ValidationError when the project would be left without an admin."""
+    # The project's row is locked first, so that two admins cannot remove each other at once.
+    Project.objects.select_for_update().get(pk=member.project_id)
+    member = Membership.objects.select_for_update().select_related("user", "project").get(pk=member.pk)
+    if role is not None and role not in Role.values:
+        raise ValidationError({"role": _("must be one of: %(roles)s.") % {"roles": ", ".join(Role.values)}})
+    loses_admin = member.role == Role.ADMIN and ((role or member.role) != Role.ADMIN or active is False)
+    others = Membership.objects.filter(project=member.project, role=Role.ADMIN, active=True).exclude(pk=member.pk)
+    if loses_admin and not others.exists():
+        raise ValidationError(
+            {"role": _("%(name)s is the only admin. Make someone else admin first.") % {"name": member.user}}
+        )
+    member.role = role or member.role
+    member.active = member.active if active is None else active
+    member.save(update_fields=["role", "active"])
+    record_event(
+        member.project,
+        actor=actor,
+        action="member.changed",
+        subject=member.user.get_username(),
+        detail={"role": member.role, "active": member.active},
+    )
+    return member
+
+
+def digest_invitation(token):
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@transaction.atomic
+def create_invitation(project, *, role=Role.ANNOTATOR, created_by, note=""):
+    """(Invitation, token). The token is the link's secret, told once and never stored."""
+    token = secrets.token_urlsafe(32)
+    invitation = Invitation(
+        project=project,
+        role=role,
+        digest=digest_invitation(token),
+        note=note,
+        created_by=created_by,
+        expires_at=timezone.now() + INVITATION_LIFETIME,
+    )
+    invitation.full_clean()
+    invitation.save()
+    record_event(project, actor=created_by, action="invitation.created", subject=note, detail={"role": role})
+    return invitation, token
+
+
+def find_invitation(token):
+    """The open invitation with this token, or None."""
+    found = Invitation.objects.select_related("project").filter(digest=digest_invitation(token)).first()
+    return found if found and found.is_open(timezone.now()) else None
+
+
+@transaction.atomic
+def accept_invitation(token, *, user):
+    """The membership, once a link; a higher role that someone already has is kept.
+
+    Raises ValidationError when the link is unknown, used, revoked or expired.
+    """
+    invitation = find_invitation(token)
+    taken = invitation and Invitation.objects.filter(pk=invitation.pk, accepted_at=None, revoked_at=None).update(
+        accepted_at=timezone.now(), accepted_by=user
+    )
+    if not taken:
+        raise ValidationError(_("This invitation has been used or has expired. Ask for a new one."))
+    ranks = [Role.ANNOTATOR, Role.REVIEWER, Role.ADMIN]
+    held = Membership.objects.filter(project=invitation.project, user=user, active=True).first()
+    if held and ranks.index(held.role) >= ranks.index(invitation.role):
+        return held
+    simulated = Membership.objects.filter(project=invitation.project, user=user, simulated=True).exists()
+    return add_member(invitation.project, user, role=invitation.role, simulated=simulated, actor=user)
+
+
+def revoke_invitation(invitation, *, actor):
+    """Whether it was open until now."""
+    with transaction.atomic():
+        revoked = Invitation.objects.filter(pk=invitation.pk, accepted_at=None, revoked_at=None).update(
+            revoked_at=timezone.now()
+        )
+        if revoked:
+            record_event(invitation.project, actor=actor, action="invitation.revoked", subject=invitation.note)
+    return revoked == 1
+
+
+def current_guideline(project):
+    return Guideline.objects.filter(project=project).order_by("-version").first()
+
+
+def set_guideline(project, *, text, created_by):
+    """The guideline with this text: the current one if nothing changed, else a new version."""
+    text = (text or "").replace("\r\n", "\n").strip()
+    try:
+        messages.check_text(text, field="text", max_length=MAX_GUIDELINE)
+    except messages.MessageError as error:
+        raise ValidationError({"text": error.message}) from None
+    if not text:
+        raise ValidationError({"text": _("Write what annotators should look for.")})
+    with transaction.atomic():
+        Project.objects.select_for_update().get(pk=project.pk)
+        current = current_guideline(project)
+        if current and current.text == text:
+            return current
+        version = (Guideline.objects.filter(project=project).aggregate(last=Max("version"))["last"] or 0) + 1
+        guideline = Guideline.objects.create(project=project, version=version, text=text, created_by=created_by)
+        record_event(project, actor=created_by, action="guideline.changed", subject=f"v{version}")
+    return guideline
