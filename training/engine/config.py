@@ -163,6 +163,7 @@ class RewardModelConfig:
     normalise_prompts: int = setting(
         256, "Prompts whose samples by the reference set the score's mean 0 and deviation 1.", ge=2
     )
+    normalise_new_tokens: int = setting(72, "Longest of those samples, tokens.", ge=1)
     optim: OptimConfig = section(OptimConfig)
 
 
@@ -245,6 +246,7 @@ class EvaluateConfig:
 
     prompts: int = setting(256, "Prompts; 0 takes all.", ge=0)
     pool: str = setting("eval", "Only prompts of this pool; empty takes all.")
+    scorer: str = setting("", "A registered Python scorer in place of the reward model; empty takes the reward model.")
     best_of: int = setting(0, "Also the best of n of the reference under the reward model; 0 does not.", ge=0, le=1024)
     sampling: SamplingConfig = section(SamplingConfig)
 
@@ -286,6 +288,13 @@ def build(values):
 def resolved(config):
     """The nested dictionary that `build` makes the same Config from."""
     return dataclasses.asdict(config)
+
+
+def require_inputs(config, stage, *names):
+    """Raises ConfigError if one of the paths that the stage needs is not set."""
+    for name in names:
+        if not getattr(config.inputs, name):
+            raise ConfigError(f"The stage {stage} needs inputs.{name}; set it to a path.")
 
 
 def fields(cls=Config, prefix=""):

@@ -13,8 +13,10 @@ All but the first must last guard_patience iterations in a row.
 
 import math
 
+from training.engine.progress import GuardStopped
 
-class GuardStop(Exception):
+
+class GuardStop(GuardStopped):
     """A run is sick. `guard` is its name in the table; the message is one sentence for people."""
 
     def __init__(self, guard, message):
@@ -40,6 +42,12 @@ class Guards:
              "all completions score alike, so nothing can be learned; look at the samples and the reward model"),
         )  # fmt: skip
         self.sick = dict.fromkeys((rule[0] for rule in self.rules), 0)
+
+    def state_dict(self):
+        return dict(self.sick)
+
+    def load_state_dict(self, state):
+        self.sick = dict(state)
 
     def check(self, values, step):
         """Raises GuardStop if one of the figures `values` {name: number} is sick, and has been for long enough."""

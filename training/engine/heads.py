@@ -49,14 +49,18 @@ class RewardModel(nn.Module):
         hidden = self.trunk.hidden(input_ids, attention_mask)
         return self.head(hidden).float() + self.score_shift
 
+    def score_at_end(self, hidden, attention_mask):
+        """(B,) scores from the trunk's hidden states (B, T, D), at the last token that is not padding."""
+        order = torch.arange(hidden.shape[1], device=hidden.device)
+        last = torch.where(attention_mask.bool(), order, torch.zeros_like(order)).amax(dim=1)
+        rows = torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
+        return self.head(hidden.flatten(0, 1).index_select(0, rows + last)).float() + self.score_shift
+
     def forward(self, input_ids, attention_mask=None):
         """(B,) scores of whole sequences."""
-        values = self.values(input_ids, attention_mask)
         if attention_mask is None:
-            return values[:, -1]
-        order = torch.arange(values.shape[1], device=values.device)
-        last = torch.where(attention_mask.bool(), order, torch.zeros_like(order)).amax(dim=1)
-        return values.gather(1, last[:, None]).squeeze(1)
+            attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
+        return self.score_at_end(self.trunk.hidden(input_ids, attention_mask), attention_mask)
 
     @torch.no_grad()
     def fold(self, gain, shift):

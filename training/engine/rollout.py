@@ -6,6 +6,8 @@ token, and `action_mask` is True where there is one. What decides action t, its 
 off the position before its token, so neither sees the token itself.
 """
 
+import dataclasses
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +59,15 @@ class Rollout:
     rewards: Tensor  # (B, T), KL penalty and score, 0 where not action_mask
 
 
+def derive_seed(seed, *purpose):
+    """A seed below 2**63 of its own for each purpose, e.g. (7, "rollout", iteration).
+
+    A resumed run draws what an uninterrupted one would, for nothing depends on how often a generator was asked.
+    """
+    words = hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()
+    return int.from_bytes(words[:8], "big") >> 1
+
+
 def truncate_at_stop(token_ids, stop_ids):
     """(the completion up to and with its first stop token, whether it has one)."""
     stops = frozenset(stop_ids)
@@ -64,6 +75,14 @@ def truncate_at_stop(token_ids, stop_ids):
         if token in stops:
             return list(token_ids[: place + 1]), True
     return list(token_ids), False
+
+
+def cut_at_stop(sample, stop_ids):
+    """The Sample without what follows its first stop token; finish_reason says whether it has one."""
+    ids, has_stop = truncate_at_stop(sample.ids, stop_ids)
+    return dataclasses.replace(
+        sample, ids=ids, logprobs=sample.logprobs[: len(ids)], finish_reason="stop" if has_stop else "length"
+    )
 
 
 def collate(prompts, completions, *, pad_id, device=None):
@@ -121,6 +140,27 @@ def exact_kl(logits, ref_logits, *, temperature=1.0):
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     ref_logprobs = torch.log_softmax(ref_logits.float() / temperature, dim=-1)
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
+
+
+@torch.no_grad()
+def exact_kl_per_completion(policy, ref_policy, trajectories, *, temperature=1.0, batch_rows=64):
+    """(B,) exact KL per token over the vocabulary, nats, summed over the tokens of each trajectory of the policy."""
+    totals = []
+    for rows in torch.arange(len(trajectories.actions)).split(batch_rows):
+        part = trajectories.take(rows.to(trajectories.actions.device))
+        logits, ref_logits = action_logits(policy, part), action_logits(ref_policy, part)
+        totals.append(part.spread(exact_kl(logits, ref_logits, temperature=temperature)).sum(1))
+    return torch.cat(totals)
+
+
+def action_hidden(policy, trajectories):
+    """(N, D) the policy's hidden states where the actions are decided."""
+    return at_actions(policy.hidden(trajectories.input_ids, trajectories.attention_mask), trajectories)
+
+
+def action_logits(policy, trajectories):
+    """(N, V): the output matrix is applied to the actions alone, which are far fewer than the places."""
+    return policy.project(action_hidden(policy, trajectories))
 
 
 def masked_mean(x, mask):
@@ -201,6 +241,12 @@ class KlController:
         self.kl_coef = kl_coef
         self.target = target
         self.horizon = horizon
+
+    def state_dict(self):
+        return {"kl_coef": self.kl_coef}
+
+    def load_state_dict(self, state):
+        self.kl_coef = state["kl_coef"]
 
     def update(self, kl_per_completion, episodes):
         """Moves kl_coef by how far the KL just measured is off, at most 20% of that at a time."""

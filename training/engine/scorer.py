@@ -1,0 +1,129 @@
+"""Scorers: what gives whole conversations a score. PPO and evaluation know a reward model only through here.
+
+A scorer may be one reward model, an ensemble of them, or a Python function that is registered by name in code (a
+setting can pick one of those names, never name a file or a module to import).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from training.engine import checkpoint, data
+from training.engine.config import ConfigError
+from training.engine.tokenizer import message_text
+
+BATCH_TOKENS = 8192  # padded tokens scored at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """A prompt and one completion of it."""
+
+    messages: Sequence[dict]  # the last is the assistant's: the completion
+    token_ids: Sequence[int]  # of the policy that made it: prompt and completion, stop token included
+
+
+class Scores(NamedTuple):
+    """What a scorer says of B conversations."""
+
+    mean: Tensor  # (B,) float32
+    std: Tensor | None  # (B,) deviation among the members; None where there is one word only
+    components: Tensor  # (B, members)
+
+
+class Scorer(Protocol):
+    def score(self, conversations: Sequence[Conversation]) -> Scores: ...
+
+
+PYTHON_SCORERS: dict[str, Callable[[], Scorer]] = {}  # the allow-list of names that a setting may pick
+
+
+class RewardModelScorer:
+    """Scores by one reward model or the mean of several."""
+
+    def __init__(self, members, *, tokenizer=None):
+        """tokenizer: the reward models' own, where it is not the policy's; token ids are then made anew."""
+        self.members = [member.eval() for member in members]
+        self.tokenizer = tokenizer
+
+    @torch.no_grad()
+    def score(self, conversations):
+        rows = [self._encode(conversation) for conversation in conversations]
+        components = torch.stack([score_rows(member, rows) for member in self.members], dim=1)
+        std = components.std(1) if len(self.members) > 1 else None
+        return Scores(components.mean(1), std, components)
+
+    def _encode(self, conversation):
+        if self.tokenizer is None:
+            return list(conversation.token_ids)
+        *prompt, completion = conversation.messages
+        return [*self.tokenizer.encode_prompt(prompt), *self.tokenizer.encode_completion([completion])]
+
+
+class FunctionScorer:
+    """Scores by a Python function (prompt messages, completion text) -> number."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def score(self, conversations):
+        scores = torch.tensor(
+            [self.function(list(c.messages[:-1]), message_text(c.messages[-1])) for c in conversations],
+            dtype=torch.float32,
+        )
+        return Scores(scores, None, scores[:, None])
+
+
+def conversations(prompts, samples, tokenizer):
+    """A Conversation of each prompt (with messages and token_ids) and its sample (with ids)."""
+    return [
+        Conversation(
+            messages=[*prompt.messages, {"role": "assistant", "content": tokenizer.decode(sample.ids)}],
+            token_ids=[*prompt.token_ids, *sample.ids],
+        )
+        for prompt, sample in zip(prompts, samples, strict=True)
+    ]
+
+
+def readable(messages):
+    """A prompt as people read it in samples: its text, with roles where there is more than the user's turn."""
+    if [message["role"] for message in messages] == ["user"]:
+        return message_text(messages[0])
+    return "\n\n".join(f"{message['role']}: {message_text(message)}" for message in messages)
+
+
+def score_rows(reward_model, rows, *, batch_tokens=BATCH_TOKENS):
+    """(B,) float32 scores of lists of token ids, in their order; batches are by length, so little is padding."""
+    device = reward_model.device
+    scores = torch.empty(len(rows))
+    for batch in data.batches_by_length([len(row) for row in rows], most_tokens=batch_tokens):
+        input_ids, attention_mask = data.pad_batch([rows[i] for i in batch], 0)
+        scores[batch] = reward_model(input_ids.to(device), attention_mask.to(device)).float().cpu()
+    return scores
+
+
+def load(path, *, policy_path=None, device="cpu"):
+    """The scorer in a directory: a reward model or an ensemble of them.
+
+    policy_path: whose token ids the conversations carry; where its tokenizer is another, or none is named, their
+    messages are encoded anew.
+    """
+    tokenizer = checkpoint.load_tokenizer_of(path)
+    if policy_path is not None and _says_the_same(tokenizer, checkpoint.load_tokenizer_of(policy_path)):
+        tokenizer = None
+    return RewardModelScorer(checkpoint.load_reward_models(path, device=device), tokenizer=tokenizer)
+
+
+def named(name):
+    """The registered Python scorer of this name."""
+    if name not in PYTHON_SCORERS:
+        known = ", ".join(sorted(PYTHON_SCORERS)) or "none"
+        raise ConfigError(f"evaluate.scorer={name!r} is not registered; registered are: {known}.")
+    return PYTHON_SCORERS[name]()
+
+
+def _says_the_same(tokenizer, other):
+    return tokenizer.backend.to_str() == other.backend.to_str() and tokenizer.template == other.template
