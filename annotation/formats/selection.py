@@ -1,0 +1,81 @@
+"""Which judgments an export or a snapshot takes, and how they are read: streaming, oldest first."""
+
+import json
+from dataclasses import dataclass
+
+from django.db.models import Prefetch
+
+from annotation.models import Membership, Purpose, Ranking, Source, TaskCompletion
+from annotation.projects import fallback_pseudonym
+
+CHUNK = 200
+# What may train. Judgments of purpose eval and gold measure; practice is not meant.
+TRAINING_PURPOSES = (Purpose.TRAIN, Purpose.REPEAT, Purpose.ADJUDICATION)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgmentFilter:
+    """purposes: None takes the format's own (native: all; formats made for training: those that may train)."""
+
+    purposes: tuple | None = None
+    simulated: str = "include"  # include | exclude | only
+
+
+def to_line(value):
+    """One JSON object, keys in the order in which the format lists them."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def select_rankings(project, selection, *, purposes=None):
+    """Current, counted rankings that were not withdrawn, with their task, prompt and completions loaded."""
+    rankings = Ranking.objects.filter(
+        task__project=project, is_current=True, is_counted=True, withdrawn_at=None
+    ).order_by("created_at", "pk")
+    purposes = selection.purposes or purposes
+    if purposes:
+        rankings = rankings.filter(task__purpose__in=purposes)
+    return (
+        filter_simulated(rankings, selection.simulated)
+        .select_related("task__prompt__prompt_set")
+        .prefetch_related(
+            Prefetch("task__entries", TaskCompletion.objects.select_related("completion").order_by("position"))
+        )
+    )
+
+
+def filter_simulated(rows, simulated):
+    if simulated == "exclude":
+        return rows.exclude(source=Source.SIMULATED)
+    if simulated == "only":
+        return rows.filter(source=Source.SIMULATED)
+    return rows
+
+
+def read_rankings(project, selection, *, purposes=None):
+    return select_rankings(project, selection, purposes=purposes).iterator(chunk_size=CHUNK)
+
+
+def read_pseudonyms(project):
+    """{user id: the name by which files know this person}"""
+    return dict(Membership.objects.filter(project=project).values_list("user_id", "pseudonym"))
+
+
+def pseudonym_of(project, pseudonyms, user_id):
+    """Empty where the account was deleted or there never was one."""
+    if user_id is None:
+        return ""
+    return pseudonyms.get(user_id) or fallback_pseudonym(project, user_id)
+
+
+def completions_by_id(ranking):
+    """{id as text: Completion} of the ranking's task, in the task's order."""
+    return {str(entry.completion_id): entry.completion for entry in ranking.task.entries.all()}
+
+
+def comparisons(order):
+    """(chosen, rejected) ids of each comparison in tie groups, best first; ties give none."""
+    for better, group in enumerate(order):
+        for worse in order[better + 1 :]:
+            for chosen in group:
+                for rejected in worse:
+                    yield chosen, rejected

@@ -1,0 +1,39 @@
+"""Who may see and do what in a project. To an outsider a project does not exist."""
+
+from django.core.exceptions import PermissionDenied
+from django.http import Http404
+from django.utils.translation import gettext as _
+
+from annotation.models import Membership, Project, Role
+from annotation.projects import membership
+
+RANKS = {Role.ANNOTATOR: 1, Role.REVIEWER: 2, Role.ADMIN: 3}
+
+
+def has_role(member, role):
+    """Whether this membership may do what `role` may."""
+    return RANKS[member.role] >= RANKS[role]
+
+
+def project_for(user, slug, role=Role.ANNOTATOR):
+    """(Project, this person's Membership) by one query. Raises Http404 for outsiders, PermissionDenied for others."""
+    found = (
+        Membership.objects.select_related("project").filter(project__slug=slug, user=user.pk, active=True).first()
+        if user.is_authenticated
+        else None
+    )
+    if found is None and user.is_superuser:
+        project = Project.objects.filter(slug=slug).first()
+        found = membership(project, user) if project else None
+    if found is None:
+        raise Http404
+    if not has_role(found, role):
+        raise PermissionDenied(_("This is for %(role)s members of the project.") % {"role": Role(role).label})
+    return found.project, found
+
+
+def projects_of(user):
+    """The projects that exist for this person."""
+    if user.is_superuser:
+        return Project.objects.all()
+    return Project.objects.filter(memberships__user=user, memberships__active=True)
