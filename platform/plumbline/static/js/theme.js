@@ -7,3 +7,5 @@
     // Storage is closed to us: the system's theme stays.
   }
 })();
+// Style sheets tell pages with scripts from those without.
+document.documentElement.dataset.js = "";

@@ -1,0 +1,174 @@
+"""The annotator's pages: ranking, changing a ranking, one's own work."""
+
+import uuid
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.http import Http404, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from annotation import assignment as assignments
+from annotation import projects, ranking_page
+from annotation.assignment import Conflict, NotYours
+from annotation.models import Assignment, Project
+from annotation.rankings import RankingError, submit_ranking
+from annotation.words import ranking_words
+
+POLL_SECONDS = 15
+RANKINGS_A_PAGE = 50
+
+
+def require_member(request, slug):
+    """(project, membership). To anyone else the project does not exist."""
+    project = get_object_or_404(Project, slug=slug, archived_at=None)
+    membership = projects.membership(project, request.user)
+    if membership is None:
+        raise Http404
+    return project, membership
+
+
+@never_cache
+@login_required
+@require_http_methods(["GET", "POST"])
+def rank(request, slug):
+    """The ranking page. A POST comes from a browser without JavaScript."""
+    project, membership = require_member(request, slug)
+    if request.method == "POST":
+        return rank_by_form(request, project, membership)
+    assignment = assignments.next_assignment(project, annotator=request.user)
+    return render_page(request, project, membership, assignment)
+
+
+@never_cache
+@login_required
+@require_http_methods(["GET", "POST"])
+def edit_ranking(request, slug, assignment_id):
+    """A ranking of one's own, to be changed: the change is a new version."""
+    project, membership = require_member(request, slug)
+    assignment = get_object_or_404(
+        Assignment, pk=assignment_id, annotator=request.user, task__project=project, state__in=ranking_page.DONE_STATES
+    )
+    if request.method == "POST":
+        return rank_by_form(request, project, membership)
+    ranking = get_object_or_404(assignment.rankings, is_current=True)
+    return render_page(request, project, membership, assignment, ranking)
+
+
+@never_cache
+@login_required
+@require_POST
+def rank_task(request, slug):
+    """The next task as a part of the page; ?ahead=1 loads the one after it. 204: nothing is waiting."""
+    project, _membership = require_member(request, slug)
+    ahead = request.GET.get("ahead") == "1"
+    assignment = assignments.next_assignment(project, annotator=request.user, ahead=ahead)
+    if assignment is None:
+        return HttpResponse(status=204)
+    return render(request, "annotation/_task.html", ranking_page.task_context(assignment))
+
+
+@login_required
+@require_GET
+def work(request, slug):
+    """One's own rankings, today's and earlier, each with a way to change it."""
+    project, membership = require_member(request, slug)
+    paginator = Paginator(ranking_page.own_rankings(project, request.user), RANKINGS_A_PAGE)
+    page = paginator.get_page(request.GET.get("page"))
+    context = {
+        "project": project,
+        "membership": membership,
+        "tab": "work",
+        "page": page,
+        "rows": [ranking_page.describe(ranking) for ranking in page],
+        "progress": ranking_page.progress(project, request.user),
+    }
+    return render(request, "annotation/work.html", context)
+
+
+def render_page(request, project, membership, assignment, ranking=None, *, error=None, status=200):
+    page_progress = ranking_page.progress(project, request.user)
+    context = {
+        "project": project,
+        "membership": membership,
+        "tab": "rank",
+        "error": error,
+        "progress": page_progress,
+        "guideline": ranking_page.guideline_html(project),
+        "client_id": uuid.uuid4(),
+        "page_data": page_data(request, project, page_progress),
+    }
+    if assignment is not None:
+        context |= ranking_page.task_context(assignment, ranking)
+    return render(request, "annotation/rank.html", context, status=status)
+
+
+def page_data(request, project, page_progress):
+    """What the page's scripts need to know; ASSIGNMENT stands for an id."""
+    return {
+        "key": f"{request.user.pk}:{project.slug}",
+        "progress": page_progress,
+        "poll_seconds": POLL_SECONDS,
+        "words": ranking_words(),
+        "heartbeat_seconds": max(5, min(60, project.lease_seconds // 3)),
+        "urls": {
+            "task": reverse("annotation:rank_task", args=[project.slug]),
+            "work": reverse("annotation:work", args=[project.slug]),
+            "assignment": "/api/v1/assignments/ASSIGNMENT/",
+            "demonstrations": f"/api/v1/projects/{project.slug}/demonstrations/",
+        },
+    }
+
+
+def rank_by_form(request, project, membership):
+    assignment = get_object_or_404(
+        Assignment.objects.filter(annotator=request.user, task__project=project), pk=parse_uuid(request, "assignment")
+    )
+    try:
+        if request.POST.get("action") == "skip":
+            assignments.skip(assignment, annotator=request.user, reason=request.POST.get("skip_reason", ""))
+            messages.success(request, _("Skipped. You will not be asked about it again."))
+        else:
+            submit_ranking(assignment, annotator=request.user, **read_form(request.POST, assignment))
+            messages.success(request, _("Your ranking is saved."))
+    except RankingError as error:
+        return render_page(request, project, membership, assignment, error=error.message, status=400)
+    except (Conflict, NotYours) as error:
+        messages.error(request, str(error))
+    return redirect("annotation:rank", slug=project.slug)
+
+
+def parse_uuid(request, name):
+    try:
+        return uuid.UUID(request.POST.get(name, ""))
+    except ValueError:
+        raise Http404 from None
+
+
+def read_form(posted, assignment):
+    """A posted form -> the keyword arguments of submit_ranking; equal places are a tie."""
+    places = {}
+    flags, ratings = {}, {}
+    for key in assignment.presented_order:
+        place = posted.get(f"place-{key}", "")
+        if place.isdecimal():
+            places.setdefault(int(place), []).append(key)
+        flags[key] = posted.getlist(f"flag-{key}")
+        prefix = f"rating-{key}-"
+        ratings[key] = {
+            name.removeprefix(prefix): int(value)
+            for name, value in posted.items()
+            if name.startswith(prefix) and value.isdecimal()
+        }
+    return {
+        "client_id": posted.get("client_id", ""),
+        "order": [places[place] for place in sorted(places)],
+        "none_acceptable": posted.get("none_acceptable") == "on",
+        "flags": {key: value for key, value in flags.items() if value},
+        "ratings": {key: value for key, value in ratings.items() if value},
+        "rationale": posted.get("rationale", ""),
+    }

@@ -1,0 +1,60 @@
+"""The sentences that the ranking page's scripts say; a `{name}` is filled in by the script."""
+
+from django.utils.translation import gettext as _
+
+
+def ranking_words():
+    return {
+        "ranks": [
+            _("Best"),
+            _("2nd"),
+            _("3rd"),
+            _("4th"),
+            _("5th"),
+            _("6th"),
+            _("7th"),
+            _("8th"),
+            _("9th"),
+        ],
+        "tied": _("{rank}, tied"),
+        "placed": _("Answer {number}: {rank}."),
+        "tie_next": _("The next answer ties with the last one."),
+        "undone": _("Undone."),
+        "chip": _("Answer {number}, {rank}"),
+        "tray_chip": _("Place answer {number} next"),
+        "removed": _("Answer {number} has no place now."),
+        "none_on": _("None acceptable."),
+        "none_off": _("Some are acceptable."),
+        "plain_on": _("Text exactly as it was written."),
+        "plain_off": _("Text with its formatting."),
+        "done_today": _("{done} of {goal} today"),
+        "pace": _(" · {seconds} s each"),
+        "saved": _("Ranking saved."),
+        "kept": _("Ranking kept here, waiting for the connection."),
+        "taken_back": _("Your ranking is open again. Submit to save it as changed."),
+        "skipped": _("Skipped."),
+        "new_task": _("Next task."),
+        "waiting_one": _("No connection. One ranking waits in this browser and is sent by itself."),
+        "waiting_many": _("No connection. {count} rankings wait in this browser and are sent by themselves."),
+        "signed_out": _(
+            "You are signed out. Sign in again in another tab: your rankings wait in this browser and are then sent."
+        ),
+        "refused": _("A ranking was not accepted: {message}"),
+        "refused_unknown": _("The server gave no reason. Tell the project's admin if it happens again."),
+        "expired": _(
+            "The time for this task ran out and someone else may have it now. You can still send your ranking: "
+            "it is kept, and counts where it is needed."
+        ),
+        "load_failed": _("The next task could not be fetched. Trying again."),
+        "ask_untouched": _("Nothing is ranked yet"),
+        "ask_untouched_text": _("Are all of these equally good? Then they can share one place."),
+        "ask_unchanged": _("Nothing has changed"),
+        "ask_unchanged_text": _("The order is as you sent it before. Save it all the same?"),
+        "ask_rest": _("{count} answers have no place yet"),
+        "ask_rest_text": _("They can share the last place, or stay out of the order."),
+        "all_equal": _("All equally good"),
+        "save_anyway": _("Save"),
+        "rest_last": _("Put them last"),
+        "rest_out": _("Leave them out"),
+        "keep_ranking": _("Keep ranking"),
+    }

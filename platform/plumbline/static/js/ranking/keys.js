@@ -1,0 +1,44 @@
+// The keyboard. One table: the help dialog and this file name the same keys.
+
+const ACTIONS = {
+  "=": "tie",
+  u: "undo",
+  Backspace: "undo",
+  ArrowLeft: "earlier",
+  ArrowRight: "later",
+  Delete: "remove",
+  n: "none",
+  s: "skip",
+  f: "flag",
+  r: "raw",
+  g: "guidelines",
+  "?": "help",
+  Enter: "submit",
+};
+
+function isTyping(target) {
+  return target.matches("textarea, select, input:not([type=checkbox], [type=radio]), [contenteditable]");
+}
+
+/** Calls act(name, digit) for each key that means something where the focus is. */
+export function listen(act) {
+  document.addEventListener("keydown", (event) => {
+    const withControl = event.ctrlKey || event.metaKey;
+    if (event.defaultPrevented || event.isComposing || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.key === "Enter" && withControl) return run("submit");
+    if (withControl || isTyping(event.target)) return undefined;
+    if (/^[1-9]$/.test(event.key)) return run("place", Number(event.key));
+    const action = ACTIONS[event.key] ?? ACTIONS[event.key.toLowerCase()];
+    if (!action) return undefined;
+    // A focused control keeps its own Enter, and a menu or a radio button its arrows.
+    if (action === "submit" && event.target.closest("a, summary, button")) return undefined;
+    if (action === "submit" && event.repeat) return undefined;
+    if ((action === "earlier" || action === "later") && event.target.matches("input")) return undefined;
+    return run(action);
+
+    function run(name, digit) {
+      event.preventDefault();
+      act(name, digit);
+    }
+  });
+}

@@ -1,0 +1,458 @@
+// The ranking page: one task on the page, one loaded ahead, rankings leaving through the outbox.
+// state.js decides, view.js draws, this file connects them with the keyboard, the server and the clock.
+
+import * as State from "./state.js";
+import { View, fill } from "./view.js";
+import { listen } from "./keys.js";
+import { Outbox } from "./outbox.js";
+import { postJson, postForHtml, errorMessage } from "./net.js";
+import { saveDraft, readDraft, dropDraft, forgetOldDrafts } from "./drafts.js";
+
+const page = JSON.parse(document.getElementById("page-data").textContent);
+const { words, progress } = page;
+const byId = (id) => document.getElementById(id);
+
+let current = null; // {element, assignment, state, seconds, isEdit}
+let ahead = null; // element of the next task, or null
+let sent = null; // what undo can take back: {task, clientId, next}
+let isPlain = false;
+let isAhead = false; // a task is being fetched to be shown later
+let retryTimer = null;
+const handled = new Set(); // assignments sent or skipped on this page
+
+const view = new View(words, {
+  place: (id) => change((state) => State.place(state, id)),
+  select: (id) => update({ ...current.state, selected: current.state.selected === id ? null : id }),
+  arrange: (groups, id) => change((state) => State.arrange(state, groups, id)),
+});
+
+const outbox = new Outbox(`plumbline-outbox:${page.key}`, {
+  onChange: drawOutbox,
+  onSent: afterSent,
+  onRefused: (item, message) => {
+    view.notice(fill(words.refused, { message: message ?? words.refused_unknown }));
+    fetchAhead();
+  },
+});
+
+const url = (assignment, call) => page.urls.assignment.replace("ASSIGNMENT", assignment) + call;
+
+// Tasks ------------------------------------------------------------------------------------------------------
+
+/** A task element with its state: a draft of this browser, or the order that the server sent with it. */
+function open(element) {
+  const assignment = element.dataset.assignment;
+  const cards = [...element.querySelectorAll(".answer")].map((card) => card.dataset.completion);
+  const groups = JSON.parse(element.querySelector("script[type='application/json']").textContent);
+  const task = {
+    element,
+    assignment,
+    isEdit: "edit" in element.dataset,
+    state: State.create(cards, { groups, none: "none" in element.dataset }),
+    seconds: 0,
+  };
+  const draft = readDraft(assignment);
+  if (draft && draft.groups.flat().every((id) => cards.includes(id))) {
+    task.state = { ...task.state, groups: draft.groups, none: draft.none };
+    task.seconds = draft.seconds;
+    fillIn(element, draft.fields);
+  }
+  return task;
+}
+
+function start(task) {
+  current = task;
+  view.show(task.element);
+  view.drawFlags(task.element);
+  view.draw(task.state);
+  view.drawPlain(isPlain);
+  task.element.querySelector(".answers").scrollLeft = 0;
+}
+
+/** The next task: the one loaded ahead if it is there, else from the server. */
+function advance() {
+  view.notice(null);
+  current = null;
+  if (ahead) {
+    const element = ahead;
+    ahead = null;
+    start(open(element));
+    arrive();
+  } else {
+    view.showLoading();
+    fetchCurrent();
+  }
+}
+
+function arrive() {
+  scrollTo(0, 0);
+  const heading = current.element.querySelector(".conversation");
+  heading.focus({ preventScroll: true });
+  view.announce(words.new_task);
+}
+
+async function fetchTask(isForLater) {
+  const answer = await postForHtml(page.urls.task + (isForLater ? "?ahead=1" : ""));
+  if (answer.status !== 200) return { status: answer.status, element: null };
+  const template = document.createElement("template");
+  template.innerHTML = answer.data; // our own server's, made by annotation/rendering.py
+  const element = template.content.querySelector(".task");
+  const isKnown = handled.has(element.dataset.assignment) || element.dataset.assignment === current?.assignment;
+  return { status: 200, element: isKnown ? null : element };
+}
+
+async function fetchCurrent() {
+  clearTimeout(retryTimer);
+  // What is still in the outbox would come back as the task that one holds.
+  if (outbox.items().length > 0) {
+    outbox.flush();
+    retryTimer = setTimeout(fetchCurrent, 1000);
+    return;
+  }
+  const { status, element } = await fetchTask(false);
+  if (current) return;
+  if (element) {
+    view.notice(null);
+    start(open(element));
+    arrive();
+    fetchAhead();
+    return;
+  }
+  if (status === 204) view.showEmpty();
+  else if (status === 401) view.notice(words.signed_out);
+  else if (status !== 200) view.notice(words.load_failed);
+  retryTimer = setTimeout(fetchCurrent, status === 204 ? page.poll_seconds * 1000 : 3000);
+}
+
+async function fetchAhead() {
+  if (isAhead || ahead || !current || current.isEdit || outbox.items().length > 0) return;
+  isAhead = true;
+  const { element } = await fetchTask(true);
+  isAhead = false;
+  if (element && !ahead && current) ahead = element;
+}
+
+// What the person does ---------------------------------------------------------------------------------------
+
+function update(state) {
+  current.state = state;
+  view.draw(state);
+  keepDraft();
+}
+
+function change(step) {
+  const before = current.state;
+  update(step(before));
+  const { selected } = current.state;
+  const ranks = State.ranks(current.state);
+  if (before.groups !== current.state.groups && selected && ranks[selected]) {
+    const number = view.number(current.state, selected);
+    view.announce(fill(words.placed, { number, rank: view.rankName(ranks[selected]) }));
+  }
+}
+
+const ACTIONS = {
+  place: (digit) => {
+    const id = current.state.cards[digit - 1];
+    if (id) change((state) => State.place(state, id));
+  },
+  tie: () => {
+    change(State.toggleTie);
+    if (current.state.tie) view.announce(words.tie_next);
+  },
+  earlier: () => change((state) => State.moveEarlier(state)),
+  later: () => change((state) => State.moveLater(state)),
+  remove: () => {
+    const { selected } = current.state;
+    if (!selected) return;
+    change((state) => State.remove(state, selected));
+    view.announce(fill(words.removed, { number: view.number(current.state, selected) }));
+  },
+  undo: () => {
+    const isFresh = current.state.history.length === 0 && !current.state.tie;
+    if (isFresh) return view.toastUndo?.();
+    update(State.undo(current.state));
+    return view.announce(words.undone);
+  },
+  none: () => setNone(!current.state.none),
+  raw: () => {
+    isPlain = !isPlain;
+    view.drawPlain(isPlain);
+    view.announce(isPlain ? words.plain_on : words.plain_off);
+  },
+  flag: () => {
+    const id = current.state.selected ?? current.state.cards[0];
+    const flags = current.element.querySelector(`[data-completion="${id}"] .flags`);
+    if (!flags) return;
+    flags.open = !flags.open;
+    (flags.open ? flags.querySelector("input") : flags.querySelector("summary")).focus();
+  },
+  guidelines: () => byId("guidelines")?.showModal(),
+  help: () => byId("keys").showModal(),
+  skip: () => skip(),
+  submit: () => submit(),
+};
+
+function setNone(none) {
+  update(State.setNone(current.state, none));
+  view.announce(none ? words.none_on : words.none_off);
+}
+
+async function skip() {
+  if (current.isEdit) return;
+  const task = current;
+  const reason = await view.askSkipReason();
+  if (!reason || current !== task) return;
+  handled.add(task.assignment);
+  dropDraft(task.assignment);
+  sent = null;
+  view.toast(words.skipped, null, 3000);
+  const skipping = postJson(url(task.assignment, "skip/"), { reason });
+  advance();
+  const answer = await skipping;
+  if (answer.status >= 400) view.notice(errorMessage(answer));
+  fetchAhead();
+}
+
+async function submit() {
+  const task = current;
+  const order = await orderToSend(task);
+  if (order === null || current !== task) return;
+  view.hideToast();
+  const fields = readFields(task.element);
+  const item = {
+    clientId: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`,
+    assignment: task.assignment,
+    url: url(task.assignment, "ranking/"),
+    rewrites: fields.rewrites,
+    seconds: task.seconds,
+  };
+  item.body = {
+    client_id: item.clientId,
+    ranking: order,
+    none_acceptable: task.state.none,
+    seconds: Math.round(task.seconds * 10) / 10,
+    flags: fields.flags,
+    ratings: fields.ratings,
+    rationale: fields.rationale,
+  };
+  handled.add(task.assignment);
+  outbox.add(item);
+  dropDraft(task.assignment);
+  if (task.isEdit) return;
+  const isNew = !task.wasSent;
+  task.wasSent = true;
+  sent = { task, clientId: item.clientId };
+  if (isNew) count(task.seconds);
+  advance();
+  view.toast(navigator.onLine ? words.saved : words.kept, takeBack);
+}
+
+/** The order to send, or null if the person goes on ranking. */
+async function orderToSend(task) {
+  const { state } = task;
+  const placed = state.groups.flat().length;
+  const left = state.cards.length - placed;
+  if (task.isEdit && State.isUntouched(state) && JSON.stringify(readFields(task.element)) === task.initialFields) {
+    const choice = await view.ask(words.ask_unchanged, words.ask_unchanged_text, [
+      { label: words.keep_ranking, value: "" },
+      { label: words.save_anyway, value: "save", primary: true },
+    ]);
+    return choice ? state.groups : null;
+  }
+  if (placed === 0 && !state.none) {
+    const choice = await view.ask(words.ask_untouched, words.ask_untouched_text, [
+      { label: words.all_equal, value: "equal" },
+      { label: words.keep_ranking, value: "", primary: true },
+    ]);
+    return choice ? [state.cards] : null;
+  }
+  if (placed > 0 && left > 1) {
+    const choices = [{ label: words.keep_ranking, value: "" }];
+    if (placed > 1 || state.none) choices.push({ label: words.rest_out, value: "out" });
+    choices.push({ label: words.rest_last, value: "last", primary: true });
+    const choice = await view.ask(fill(words.ask_rest, { count: left }), words.ask_rest_text, choices);
+    return choice ? State.order(state, choice) : null;
+  }
+  return State.order(state);
+}
+
+/** Undo of the ranking just sent: the task is on the page again, and sending it once more is a new version. */
+function takeBack() {
+  if (!sent) return;
+  const { task, clientId } = sent;
+  sent = null;
+  if (outbox.withdraw(clientId)) task.wasSent = false;
+  if (!task.wasSent) count(-task.seconds, -1);
+  if (current) {
+    keepDraft();
+    ahead = current.element;
+  }
+  clearTimeout(retryTimer);
+  start(task);
+  keepDraft();
+  view.hideToast();
+  view.announce(words.taken_back);
+}
+
+// What goes with the order: flags, ratings, reasons, better answers --------------------------------------------
+
+function readFields(element) {
+  const flags = {};
+  const ratings = {};
+  const rewrites = [];
+  for (const card of element.querySelectorAll(".answer")) {
+    const id = card.dataset.completion;
+    const set = [...card.querySelectorAll(".flags input:checked")].map((input) => input.value);
+    if (set.length > 0) flags[id] = set;
+    for (const input of card.querySelectorAll(".rating input:checked")) {
+      ratings[id] = { ...ratings[id], [input.dataset.axis]: Number(input.value) };
+    }
+    const rewrite = card.querySelector(".improve textarea");
+    const text = rewrite?.value.trim();
+    if (text && text !== rewrite.dataset.original.trim()) rewrites.push({ completion: id, text });
+  }
+  return { flags, ratings, rewrites, rationale: element.querySelector("[name=rationale]")?.value ?? "" };
+}
+
+function fillIn(element, fields) {
+  if (!fields) return;
+  for (const card of element.querySelectorAll(".answer")) {
+    const id = card.dataset.completion;
+    for (const input of card.querySelectorAll(".flags input")) input.checked = !!fields.flags[id]?.includes(input.value);
+    for (const input of card.querySelectorAll(".rating input")) {
+      input.checked = fields.ratings[id]?.[input.dataset.axis] === Number(input.value);
+    }
+  }
+  for (const { completion, text } of fields.rewrites) {
+    const rewrite = element.querySelector(`[data-completion="${completion}"] .improve textarea`);
+    if (rewrite) rewrite.value = text;
+  }
+  const rationale = element.querySelector("[name=rationale]");
+  if (rationale) rationale.value = fields.rationale;
+  if (fields.rationale) rationale?.closest("details").setAttribute("open", "");
+}
+
+function keepDraft() {
+  if (!current) return;
+  const { assignment, state, seconds, element } = current;
+  saveDraft(assignment, { groups: state.groups, none: state.none, seconds, fields: readFields(element) });
+}
+
+// The server and the clock -------------------------------------------------------------------------------------
+
+function drawOutbox(box) {
+  const count = box.items().length;
+  if (box.signedOut) view.notice(words.signed_out);
+  else if (box.offline && count === 1) view.notice(words.waiting_one);
+  else if (box.offline && count > 1) view.notice(fill(words.waiting_many, { count }));
+  else if (count === 0 && box.wasWaiting) view.notice(null);
+  box.wasWaiting = box.signedOut || box.offline;
+}
+
+async function afterSent(item, answer) {
+  for (const { text } of item.rewrites) {
+    const body = { ranking: answer.data?.id, message: { role: "assistant", content: text } };
+    const kept = await postJson(page.urls.demonstrations, body);
+    if (kept.status >= 400) view.notice(errorMessage(kept));
+  }
+  if (current?.isEdit && current.assignment === item.assignment) location.assign(page.urls.work);
+  else fetchAhead();
+}
+
+function count(seconds, by = 1) {
+  const total = (progress.seconds ?? 0) * progress.done + seconds;
+  progress.done = Math.max(0, progress.done + by);
+  progress.seconds = progress.done > 0 ? total / progress.done : null;
+  view.drawProgress(progress);
+}
+
+async function beat() {
+  if (!current || current.isEdit || current.wasSent || document.hidden) return;
+  const task = current;
+  const answer = await postJson(url(task.assignment, "heartbeat/"));
+  if (ahead) postJson(url(ahead.dataset.assignment, "heartbeat/"));
+  if (task !== current || answer.status === 0) return;
+  const state = answer.data?.assignment?.state ?? answer.data?.state;
+  if (answer.status === 404 || answer.status === 409 || (state && state !== "leased")) {
+    task.isExpired = true;
+    view.notice(words.expired);
+  } else if (task.isExpired && answer.status < 300) {
+    task.isExpired = false;
+    view.notice(null);
+  }
+}
+
+/** Seconds on task: those in which the page was seen. */
+let lastTick = Date.now();
+setInterval(() => {
+  const now = Date.now();
+  // A longer step is a machine that slept.
+  if (current && !document.hidden && now - lastTick < 5000) current.seconds += (now - lastTick) / 1000;
+  lastTick = now;
+}, 500);
+
+// Beginning ----------------------------------------------------------------------------------------------------
+
+function isReadingClick(event) {
+  if (event.target.closest("a, button, summary, details, input, label, select, textarea, fieldset")) return true;
+  return !getSelection().isCollapsed;
+}
+
+byId("task").addEventListener("click", (event) => {
+  const card = event.target.closest(".answer");
+  if (!card || !current) return;
+  if (event.target.closest(".answer__key") || !isReadingClick(event)) {
+    change((state) => State.place(state, card.dataset.completion));
+  }
+});
+byId("task").addEventListener("change", () => {
+  view.drawFlags(current.element);
+  keepDraft();
+});
+byId("task").addEventListener("input", () => keepDraft());
+// An opened "Improve" begins with the answer as it is.
+byId("task").addEventListener(
+  "toggle",
+  (event) => {
+    const rewrite = event.target.querySelector?.(":scope.improve textarea");
+    if (!rewrite || !event.target.open) return;
+    if (!rewrite.value) rewrite.value = rewrite.dataset.original;
+    rewrite.focus();
+  },
+  true,
+);
+// After a click with the mouse, Enter submits; a button reached by Tab keeps its own Enter.
+document.addEventListener("click", (event) => {
+  if (event.detail > 0) event.target.closest?.(".answer__key, .chip")?.blur();
+});
+byId("none").addEventListener("change", (event) => setNone(event.target.checked));
+byId("undo").addEventListener("click", () => ACTIONS.undo());
+byId("skip")?.addEventListener("click", () => skip());
+byId("ranking-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (current) submit();
+});
+listen((name, digit) => {
+  if (current || name === "help" || name === "guidelines") ACTIONS[name](digit);
+  else if (name === "undo") view.toastUndo?.();
+});
+document.addEventListener("visibilitychange", beat);
+addEventListener("online", () => (current ? fetchAhead() : fetchCurrent()));
+addEventListener("pagehide", keepDraft);
+setInterval(beat, page.heartbeat_seconds * 1000);
+
+forgetOldDrafts();
+view.drawProgress(progress);
+const first = byId("task").querySelector(".task");
+for (const item of outbox.items()) handled.add(item.assignment);
+outbox.flush();
+if (first && !handled.has(first.dataset.assignment)) {
+  const initialFields = JSON.stringify(readFields(first));
+  start({ ...open(first), initialFields });
+  fetchAhead();
+} else {
+  if (first) view.showLoading();
+  fetchCurrent();
+}
+document.documentElement.dataset.ready = "";

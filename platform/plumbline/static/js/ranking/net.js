@@ -1,0 +1,42 @@
+// Calls to the server. Every answer is {status, data}; status 0 means that no answer came.
+
+const TIMEOUT_MS = 15_000;
+
+function csrfToken() {
+  const cookie = document.cookie.match(/(?:^|; )csrftoken=([^;]+)/);
+  return cookie ? cookie[1] : document.querySelector("[name=csrfmiddlewaretoken]")?.value ?? "";
+}
+
+async function call(url, { body = null, accept }) {
+  const headers = { "X-CSRFToken": csrfToken(), Accept: accept };
+  if (body !== null) headers["Content-Type"] = "application/json";
+  try {
+    const answer = await fetch(url, {
+      method: "POST",
+      headers,
+      body: body === null ? null : JSON.stringify(body),
+      credentials: "same-origin",
+      redirect: "manual",
+      signal: AbortSignal.timeout(TIMEOUT_MS),
+    });
+    // A redirect is the sign-in page: the session is over.
+    if (answer.type === "opaqueredirect") return { status: 401, data: null };
+    const isJson = (answer.headers.get("Content-Type") ?? "").includes("json");
+    return { status: answer.status, data: isJson ? await answer.json() : await answer.text() };
+  } catch {
+    return { status: 0, data: null };
+  }
+}
+
+export function postJson(url, body = {}) {
+  return call(url, { body, accept: "application/json" });
+}
+
+export function postForHtml(url) {
+  return call(url, { accept: "text/html" });
+}
+
+/** The server's own sentence, or null. */
+export function errorMessage(answer) {
+  return answer.data?.error?.message ?? null;
+}
