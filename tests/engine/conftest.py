@@ -1,4 +1,4 @@
-"""Small engine things that tests share: one thread, a tokenizer of one story world, a policy of a few thousand weights."""
+"""Small engine things that tests share: one thread, a story tokenizer, a policy of a few thousand weights."""
 
 import pytest
 import torch

@@ -104,7 +104,7 @@ def test_it_packs_documents_with_the_loss_and_gradients_of_padded_ones(make_poli
     padded_targets[:, -1] = -100
     loss, gradients = loss_and_gradients(policy(ids, mask), padded_targets)
 
-    packed = torch.tensor([sum(rows, [])])
+    packed = torch.tensor([[*rows[0], *rows[1], *rows[2]]])
     documents = torch.tensor([[0] * 5 + [1] * 8 + [2] * 3])
     targets = packed.roll(-1, 1)
     targets[0, [4, 12, 15]] = -100  # nothing follows a document's last token

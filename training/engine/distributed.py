@@ -6,11 +6,13 @@ import os
 import torch
 import torch.distributed as dist
 
+from training.engine.config import ConfigError
+
 
 class Compute:
     """Device and arithmetic of this process, from config.RunConfig.
 
-    Under torchrun (WORLD_SIZE in the environment) every process joins one group; alone, the collective calls do nothing.
+    Under torchrun (WORLD_SIZE in the environment) every process joins one group.
     """
 
     def __init__(self, run):
@@ -18,7 +20,7 @@ class Compute:
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         on_gpu = run.device == "cuda" or (run.device == "auto" and torch.cuda.is_available())
         if on_gpu and not torch.cuda.is_available():
-            raise RuntimeError("run.device=cuda, but torch finds no CUDA device here; set run.device=cpu.")
+            raise ConfigError("run.device=cuda, but torch finds no CUDA device here; set run.device=cpu.")
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
         self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(
             run.dtype, torch.bfloat16 if on_gpu else torch.float32

@@ -76,9 +76,9 @@ class Progress:
         """Whether metrics of this many finished steps are written."""
         return step % self.config.run.log_every_steps == 0 or step == self.total_steps
 
-    def metrics(self, step, **values):
-        """Writes a metrics event, if one is due. Values are numbers."""
-        if self.metrics_due(step):
+    def metrics(self, step, *, always=False, **values):
+        """Writes a metrics event, if one is due (or always). Values are numbers."""
+        if always or self.metrics_due(step):
             self._event("metrics", step=step, values={name: float(value) for name, value in values.items()})
 
     def samples(self, step, samples):
@@ -89,18 +89,23 @@ class Progress:
         """Writes one sentence for people."""
         self._event("log", level=level, message=message)
 
-    def end_step(self, step):
-        """Call when `step` steps are finished. Checkpoints when due; raises Interrupted when asked to stop."""
+    def end_step(self, step, *, resumable=True):
+        """Call when `step` steps are finished. Checkpoints when due; raises Interrupted when asked to stop.
+
+        After the last step there is no stopping any more: the output is about to be written. A stage that is not
+        resumable starts again from the beginning.
+        """
         self.step = step
-        if self.should_stop():
-            if step < self.total_steps:
-                self.save()
-            raise Interrupted(f"The run was interrupted after step {step} of {self.total_steps}; it can be resumed.")
+        if step == self.total_steps:
+            return
+        stopping = self.should_stop()
         run = self.config.run
         due = self._clock() - self._saved_at >= run.checkpoint_every_seconds
         due = due or (run.checkpoint_every_steps and step - self._saved_step >= run.checkpoint_every_steps)
-        if due and step < self.total_steps:
+        if resumable and (stopping or due):
             self.save()
+        if stopping:
+            raise Interrupted(f"The run was interrupted after step {step} of {self.total_steps}; it can be resumed.")
 
     def save(self):
         """Writes a resume checkpoint and its record, and drops the oldest ones beyond keep_checkpoints."""

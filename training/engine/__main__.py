@@ -1,0 +1,119 @@
+"""python -m training.engine STAGE --config FILE|PRESET --run-dir DIR [--lifeline] [section.key=value ...]
+
+Runs one stage in a run directory (rundir.py says what it leaves there). Run again with the same directory, it goes on
+from the newest whole checkpoint. SIGTERM and Ctrl-C write a checkpoint at the next step and exit with 75.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import threading
+import traceback
+
+# Before torch is imported. Threads that spin while they wait slow a run tenfold where another process is busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from training.engine import config, rundir
+
+MODULES = {stage: stage for stage in rundir.STAGES} | {"tokenizer": "vocabulary"}
+
+
+def main(arguments=None):
+    """Runs the stage; returns the exit code that rundir.py names."""
+    options = parse(arguments)
+    if options.lifeline:
+        threading.Thread(target=die_with_supervisor, name="lifeline", daemon=True).start()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        settings = config.load(options.config, options.overrides)
+    except config.ConfigError as error:
+        return complain(options.run_dir, str(error))
+    try:
+        run_dir = rundir.create(options.run_dir, config.resolved(settings))
+        return run(options.stage, settings, run_dir, stop)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        print(f"The run directory{where} cannot be written ({error.strerror}).", file=sys.stderr)
+        return 1
+
+
+def run(stage, settings, run_dir, stop):
+    """Imports the stage and runs it; every known fault becomes one sentence and an exit code."""
+    from training.engine.checkpoint import CheckpointError
+    from training.engine.data import DataError
+    from training.engine.progress import GuardStopped, Interrupted, newest_checkpoint
+    from training.engine.tokenizer import TokenizerError
+
+    module = importlib.import_module(f"training.engine.{MODULES[stage]}")
+    try:
+        resume = settings.inputs.resume or newest_checkpoint(run_dir)
+        module.train(settings, run_dir, resume=resume, should_stop=stop.is_set)
+    except Interrupted as error:
+        return say_stopped(run_dir, "interrupted", str(error), rundir.EXIT_INTERRUPTED)
+    except GuardStopped as error:
+        return say_stopped(run_dir, "guard", str(error), rundir.EXIT_GUARD)
+    except (config.ConfigError, DataError, CheckpointError, TokenizerError) as error:
+        return say_stopped(run_dir, "error", str(error), rundir.EXIT_USAGE)
+    except Exception as error:
+        traceback.print_exc()
+        sentence = f"The stage {stage} failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return say_stopped(run_dir, "error", sentence, 1)
+    return rundir.EXIT_OK
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="python -m training.engine", description="Runs one stage of training in a run directory."
+    )
+    parser.add_argument("stage", choices=rundir.STAGES, help="what to run")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="a TOML or JSON file, or a preset: " + ", ".join(config.presets()),
+    )
+    parser.add_argument("--run-dir", required=True, metavar="DIR", help="where the run leaves what it makes")
+    parser.add_argument(
+        "--lifeline", action="store_true", help="standard input is held by a supervisor: end when it closes"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings that differ from the file's"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+def die_with_supervisor():
+    """Ends the process at once when standard input closes: its holder is gone, and nobody would end us."""
+    while True:
+        try:
+            if not os.read(sys.stdin.fileno(), 4096):
+                break
+        except OSError:
+            break
+    os._exit(rundir.EXIT_ORPHANED)
+
+
+def complain(run_dir, sentence):
+    """A setting is wrong. The run directory may not exist yet; if it can be made, it says so too."""
+    try:
+        os.makedirs(run_dir, exist_ok=True)
+        return say_stopped(run_dir, "error", sentence, rundir.EXIT_USAGE)
+    except OSError:
+        print(sentence, file=sys.stderr)
+        return rundir.EXIT_USAGE
+
+
+def say_stopped(run_dir, reason, sentence, code):
+    """Writes the event `stopped` and the sentence on standard error; returns the exit code."""
+    print(sentence, file=sys.stderr)
+    last = [event["step"] for event in rundir.read_events(run_dir)[0]][-1:]
+    rundir.append_event(run_dir, "stopped", step=last[0] if last else 0, reason=reason, message=sentence)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""The stage `sft`: supervised fine-tuning of a policy on demonstrations.
+
+Needs inputs.policy and inputs.demonstrations. Only the completion's tokens count, the end-of-turn token included; the
+loss is their weighted mean over a whole step, so that splitting a step into smaller passes changes nothing.
+"""
+
+import dataclasses
+import time
+
+import torch
+import torch.nn.functional as F
+
+from training.engine import checkpoint, data
+from training.engine.config import require_inputs
+from training.engine.distributed import Compute
+from training.engine.optim import build_optimizer, learning_rate, take_step
+from training.engine.progress import Progress
+
+PASS_TOKENS = 8192  # padded, in one forward pass
+VALIDATIONS = 10  # in a run
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A tokenised demonstration."""
+
+    ids: list[int]
+    prompt_length: int
+    weight: float
+    group: str
+
+
+def train(config, run_dir, *, resume=None, should_stop=None):
+    """Trains for sft.epochs and writes output/, a policy with its tokenizer."""
+    require_inputs(config, "sft", "policy", "demonstrations")
+    settings = config.sft
+    compute = Compute(config.run)
+    torch.manual_seed(config.run.seed)
+    tokenizer = checkpoint.load_tokenizer_of(config.inputs.policy)
+    policy = checkpoint.load_policy(config.inputs.policy, device=compute.device)
+    demonstrations = data.load_demonstrations(config.inputs.demonstrations)
+    examples, left_out = encode_demonstrations(tokenizer, demonstrations, policy.config.max_positions)
+    training, validation = data.split_by_group(examples, settings.validation_share, seed=config.run.seed)
+    steps_per_epoch = -(-len(training) // settings.batch_size)
+    total_steps = settings.epochs * steps_per_epoch
+    optimizer = build_optimizer(policy, settings.optim)
+
+    progress = Progress(config, run_dir, stage="sft", total_steps=total_steps, should_stop=should_stop)
+    progress.track(policy=policy, optimizer=optimizer)
+    progress.start(resume, device=compute.device)
+    if left_out:
+        progress.log(
+            f"{left_out} of {len(demonstrations)} demonstrations are left out: with their prompts they are longer than "
+            f"the policy's {policy.config.max_positions} tokens.",
+            level="warning",
+        )
+    began, tokens, values = time.perf_counter(), 0, {}
+    policy.train()
+    for step in progress.steps():
+        epoch, number = divmod(step, steps_per_epoch)
+        order = data.shuffled(len(training), seed=config.run.seed, epoch=epoch)
+        batch = [training[i] for i in order[number * settings.batch_size : (number + 1) * settings.batch_size]]
+        weight = sum(example.weight * (len(example.ids) - example.prompt_length) for example in batch)
+        loss = 0.0
+        for part in passes(batch):
+            with compute.autocast():
+                part_loss = summed_loss(policy, part, tokenizer.pad_id)
+            (part_loss / weight).backward()
+            loss += part_loss.item() / weight
+        rate = learning_rate(settings.optim, step, total_steps)
+        grad_norm = take_step(optimizer, settings.optim, rate=rate, what=f"step {step + 1}")
+
+        tokens += sum(len(example.ids) for example in batch)
+        validate = bool(validation) and validation_due(step + 1, total_steps)
+        if progress.metrics_due(step + 1) or validate:
+            values = {
+                "loss": loss,
+                "learning_rate": rate,
+                "grad_norm": grad_norm,
+                "tokens_per_second": tokens / (time.perf_counter() - began),
+            }
+            if validate:
+                values["validation_loss"] = mean_loss(policy, validation, tokenizer.pad_id, compute)
+            progress.metrics(step + 1, always=True, **values)
+            began, tokens = time.perf_counter(), 0
+        progress.end_step(step + 1)
+
+    digest = checkpoint.save_policy(policy, tokenizer, progress.output)
+    progress.finish(
+        digest=digest, summary={**values, "demonstrations": len(training) + len(validation), "left_out": left_out}
+    )
+
+
+def encode_demonstrations(tokenizer, demonstrations, most):
+    """(examples, how many were left out because prompt and completion pass `most` tokens). Weight 0 is left out too,
+    uncounted: it asks for that."""
+    examples, left_out = [], 0
+    for demonstration in demonstrations:
+        prompt = tokenizer.encode_prompt(demonstration.prompt)
+        ids = prompt + tokenizer.encode_completion(demonstration.completion)
+        if len(ids) > most:
+            left_out += 1
+        elif demonstration.weight > 0:
+            examples.append(
+                Example(ids=ids, prompt_length=len(prompt), weight=demonstration.weight, group=demonstration.group)
+            )
+    if not examples:
+        raise data.DataError(
+            f"None of the {len(demonstrations)} demonstrations can be learned from: {left_out} are longer than the "
+            f"policy's {most} tokens, the others have weight 0."
+        )
+    return examples, left_out
+
+
+def passes(examples):
+    """The examples in lists of like length, none of more than PASS_TOKENS tokens when padded."""
+    lengths = [len(example.ids) for example in examples]
+    return [[examples[i] for i in indices] for indices in data.batches_by_length(lengths, most_tokens=PASS_TOKENS)]
+
+
+def summed_loss(policy, examples, pad_id):
+    """Weighted sum of -log p over completion tokens, nats."""
+    ids, mask = data.pad_batch([example.ids for example in examples], pad_id)
+    length = ids.shape[1]
+    rows, columns, weights = [], [], []
+    for row, example in enumerate(examples):
+        learned = range(example.prompt_length, len(example.ids))
+        rows += [row] * len(learned)
+        columns += learned
+        weights += [example.weight] * len(learned)
+    ids, mask = ids.to(policy.device), mask.to(policy.device)
+    rows, columns = torch.tensor(rows, device=ids.device), torch.tensor(columns, device=ids.device)
+    # The token in column t is predicted by column t - 1; logits are made for those columns alone.
+    hidden = policy.hidden(ids, mask).flatten(0, 1).index_select(0, rows * length + columns - 1)
+    losses = F.cross_entropy(policy.project(hidden).float(), ids[rows, columns], reduction="none")
+    return (losses * torch.tensor(weights, device=ids.device)).sum()
+
+
+def validation_due(step, total_steps):
+    """Whether the validation loss is measured after this many steps: VALIDATIONS times a run, and at its end."""
+    return step % max(1, total_steps // VALIDATIONS) == 0 or step == total_steps
+
+
+@torch.no_grad()
+def mean_loss(policy, examples, pad_id, compute):
+    """Weighted mean of -log p over completion tokens, nats."""
+    policy.eval()
+    total = 0.0
+    for part in passes(examples):
+        with compute.autocast():
+            total += summed_loss(policy, part, pad_id).item()
+    policy.train()
+    return total / sum(example.weight * (len(example.ids) - example.prompt_length) for example in examples)
