@@ -71,7 +71,7 @@ def write_json(path, value):
     os.replace(temporary, path)
 
 
-def append_event(path, kind, *, step=0, **values):
+def append_event(path, kind, /, *, step=0, **values):
     """Appends one event and returns it. One write call a line, so that a reader never sees two lines mixed."""
     event = {
         "schema": EVENT_SCHEMA,

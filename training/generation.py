@@ -1,0 +1,139 @@
+"""Generation: which prompts new completions are wanted for, and the tasks that they become.
+
+After a round, a share of the tasks that the project sets mixes two answers of the new policy with two of the old one,
+for people to compare blindly (purpose eval); the rest are the new policy's alone (purpose train).
+"""
+
+import hashlib
+import json
+import random
+
+from django.db.models import Count
+from django.utils.translation import gettext as _
+
+from annotation import assignment, completions
+from annotation.messages import message_text
+from annotation.models import Pool, Prompt, Purpose
+from training import plans, runs
+
+COMPARED_COMPLETIONS = 2  # of each policy in a blind comparison
+COMPLETIONS = "completions.jsonl"
+# Where tasks take their prompts from: the first pool that has some.
+TRAIN_POOLS = (Pool.REWARD, Pool.PPO, Pool.SFT)
+COMPARISON_POOLS = (Pool.EVAL, Pool.REWARD, Pool.PPO)
+
+
+def prompt_file(round, artifact):
+    """(uri, digest) of the file of the prompts that a round generates for, chosen once.
+
+    artifact: "prompts" (all of them) or "comparisons" (those that the base policy answers too).
+    """
+    folder = f"rounds/{round.id}"
+    path = runs.data_path(f"{folder}/{artifact}.jsonl")
+    if not path.exists():
+        chosen = choose_prompts(round)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # `prompts` holds both kinds and is written last: once it is there, the choice stands.
+        write_prompts(path.with_name("comparisons.jsonl"), chosen["comparisons"])
+        write_prompts(path.with_name("prompts.jsonl"), chosen["train"] + chosen["comparisons"])
+    if path.stat().st_size == 0:
+        raise runs.RunError(_("There are no prompts to ask about; import a set of prompts, or ask for new tasks."))
+    return f"{folder}/{artifact}.jsonl", hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def choose_prompts(round):
+    """{"train": [...], "comparisons": [...]}: as many prompts as the plan asks for, those asked least first.
+
+    The same round chooses the same prompts again, as long as nothing was queued in between.
+    """
+    plan = plans.plan_for(round.project)
+    comparisons = round_to_share(plan.tasks_per_round, plan.comparison_share) if compares(round) else 0
+    compared = least_asked(round, COMPARISON_POOLS, comparisons, taken=set())
+    taken = {prompt.digest for prompt in compared}
+    return {
+        "comparisons": compared,
+        "train": least_asked(round, TRAIN_POOLS, plan.tasks_per_round - len(compared), taken=taken),
+    }
+
+
+def compares(round):
+    return any(stage["output"] == "base_completions" for stage in round.recipe)
+
+
+def round_to_share(total, share):
+    """At least one blind comparison where the project wants any: a round without is blind to its own success."""
+    return min(total, max(1, round(total * share))) if share > 0 else 0
+
+
+def least_asked(round, pools, count, *, taken):
+    """`count` prompts of the first pool that has any left, fewest tasks first, chance deciding among equals."""
+    for pool in pools:
+        rows = (
+            Prompt.objects.filter(prompt_set__project=round.project, prompt_set__active=True, pool=pool)
+            .annotate(asked=Count("tasks"))
+            .order_by("id")
+        )
+        # A prompt that stands in two sets is one prompt.
+        by_digest = {prompt.digest: prompt for prompt in rows if prompt.digest not in taken}
+        if by_digest and count:
+            prompts = list(by_digest.values())
+            random.Random(f"{round.id} {pool}").shuffle(prompts)
+            return sorted(prompts, key=lambda prompt: prompt.asked)[:count]
+    return []
+
+
+def write_prompts(path, prompts):
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        for prompt in prompts:
+            row = {
+                "digest": prompt.digest,
+                "messages": prompt.messages,
+                "pool": prompt.pool,
+                "group": prompt.group,
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    temporary.replace(path)
+
+
+def queue_tasks(round, *, run, base_run=None):
+    """Stores what two generate runs made and queues it as tasks. Returns how many of each kind; inside a transaction.
+
+    run: the new policy's. base_run: that of the base policy, for the prompts that are compared blindly.
+    """
+    own = read_completions(run)
+    of_base = read_completions(base_run) if base_run else {}
+    rows = [row for by_prompt in (own, of_base) for group in by_prompt.values() for row in group]
+    stored = completions.add_completions(round.project, rows=rows)
+    rows_by_id = {id(row): completion for row, completion in zip(rows, stored, strict=True)}
+    counts = {"tasks": 0, "comparisons": 0, "identical": 0}
+    for digest, group in own.items():
+        new = [rows_by_id[id(row)] for row in group]
+        old = [rows_by_id[id(row)] for row in of_base.get(digest, [])][:COMPARED_COMPLETIONS]
+        chosen = new[:COMPARED_COMPLETIONS] + old if old else new
+        if len(chosen) < 2:
+            continue
+        task = assignment.queue_task(
+            round.project,
+            prompt=new[0].prompt,
+            completions=chosen,
+            purpose=Purpose.EVAL if old else Purpose.TRAIN,
+            # Answers of the newest policy teach most, so they come before what is left of earlier rounds.
+            priority=round.number,
+            reason=_("round %(number)s") % {"number": round.number},
+            batch=str(round.id),
+        )
+        counts["identical" if task is None else "comparisons" if old else "tasks"] += 1
+    return counts
+
+
+def read_completions(run):
+    """{prompt digest: rows} of a generate run's output; answers without any text are left out, nobody can rank them."""
+    by_prompt = {}
+    path = runs.data_path(run.output_uri) / COMPLETIONS
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            if message_text(row["message"]).strip():
+                by_prompt.setdefault(row["prompt_digest"], []).append(row)
+    return by_prompt

@@ -1,0 +1,41 @@
+"""Metrics: what a run has told so far, read for charts and pages. `runs.record_events` writes it."""
+
+from training.models import Metric, RunEvent
+from training.runs import data_path
+
+MOST_POINTS = 5000  # in one answer; the next begins after the last step of this one
+LOG_BYTES = 200_000
+
+
+def series(run, after=-1, names=None):
+    """[{"step", "values": {name: number or None}, "time"}] of the steps behind `after`, oldest first."""
+    rows = Metric.objects.filter(run=run, step__gt=after).order_by("step")[:MOST_POINTS]
+    return [
+        {
+            "step": row.step,
+            "values": {name: value for name, value in row.values.items() if names is None or name in names},
+            "time": row.time,
+        }
+        for row in rows
+    ]
+
+
+def samples(run):
+    """The newest samples of a run: [{"prompt", "completion", "reference", "score", "reference_score"}], or []."""
+    event = RunEvent.objects.filter(run=run, kind="samples").order_by("step", "id").last()
+    return event.payload.get("samples", []) if event else []
+
+
+def messages(run):
+    """What a run said in words: events of the kind log, oldest first."""
+    return RunEvent.objects.filter(run=run, kind="log").order_by("id")
+
+
+def log(run, *, most_bytes=LOG_BYTES):
+    """The end of what the engine wrote to its log, all attempts one after the other."""
+    parts = []
+    for attempt in run.attempt_rows.order_by("number"):
+        path = data_path(attempt.directory) / "engine.log"
+        if path.is_file():
+            parts.append(f"--- {attempt.number} ---\n" + path.read_bytes()[-most_bytes:].decode("utf-8", "replace"))
+    return "\n".join(parts)[-most_bytes:]
