@@ -10,6 +10,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from annotation import projects
+from annotation.models import Project
 from plumbline import tokens
 from plumbline.api import error_response
 from plumbline.forms import TokenForm
@@ -19,12 +21,14 @@ from plumbline.models import User
 @login_required
 @require_GET
 def home(request):
-    """One's projects. An annotator of a single project goes straight to ranking."""
-    memberships = list(
-        request.user.memberships.filter(active=True, project__archived_at=None)
-        .select_related("project")
-        .order_by("project__name", "project_id")
-    )
+    """One's projects; a superuser's are all. An annotator of a single project goes straight to ranking."""
+    open_projects = Project.objects.filter(archived_at=None).order_by("name", "pk")
+    if request.user.is_superuser:
+        memberships = [projects.membership(project, request.user) for project in open_projects]
+    else:
+        memberships = list(
+            request.user.memberships.filter(active=True, project__in=open_projects).select_related("project")
+        )
     if len(memberships) == 1 and memberships[0].role == "annotator":
         return redirect("annotation:rank", slug=memberships[0].project.slug)
     return render(request, "home.html", {"memberships": memberships})

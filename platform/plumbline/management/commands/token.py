@@ -25,7 +25,7 @@ class Command(BaseCommand):
             raise CommandError(_("--name must have 1 to 100 characters; it has %(count)d.") % {"count": len(name)})
         user = self.find_or_create_user(username, create=create)
         if project is not None:
-            projects.add_member(self.find_project(project), user, role=role)
+            self.add_member(self.find_project(project), user, role=role)
         self.stdout.write(tokens.create_token(user, name=name))
 
     def find_or_create_user(self, username, *, create):
@@ -42,6 +42,14 @@ class Command(BaseCommand):
         if not user.is_active:
             raise CommandError(_("The account of %(name)r is closed; open it first.") % {"name": username})
         return user
+
+    def add_member(self, project, user, *, role):
+        try:
+            projects.add_member(project, user, role=role)
+        except ValidationError as error:
+            message = _("%(name)s cannot join %(project)s: %(error)s")
+            names = {"name": user.get_username(), "project": project.slug, "error": " ".join(error.messages)}
+            raise CommandError(message % names) from error
 
     def find_project(self, slug):
         project = Project.objects.filter(slug=slug).first()
