@@ -1,0 +1,167 @@
+"""Forms of the training pages: a new project, a checkpoint from the data directory, the plan."""
+
+from pathlib import Path
+
+from django import forms
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext_lazy as _
+
+from training import plans, runs
+from training.engine import config
+from training.models import CheckpointRole
+
+
+class ProjectForm(forms.Form):
+    name = forms.CharField(label=_("Name"), max_length=200)
+    description = forms.CharField(
+        label=_("What should the model get better at?"),
+        required=False,
+        max_length=2000,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text=_("One or two sentences for the people who will work on it."),
+    )
+
+
+class CheckpointForm(forms.Form):
+    """A checkpoint that lies in the data directory already."""
+
+    path = forms.CharField(label=_("Folder"), max_length=1000)
+    name = forms.CharField(label=_("Name"), max_length=200)
+    role = forms.ChoiceField(label=_("What it is"), choices=CheckpointRole.choices, initial=CheckpointRole.SFT)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["path"].help_text = _(
+            "A Hugging Face directory (config.json, model.safetensors, tokenizer.json), relative to %(folder)s."
+        ) % {"folder": settings.PLUMBLINE_DATA_DIR}
+
+    def clean_path(self):
+        """The folder's absolute path, which must lie below the data directory, links followed."""
+        base = Path(settings.PLUMBLINE_DATA_DIR).resolve()
+        try:
+            path = (base / self.cleaned_data["path"]).resolve()
+            inside = path.is_relative_to(base) and path != base and path.is_dir()
+        except (OSError, ValueError):
+            inside = False
+        if not inside:
+            raise ValidationError(
+                _("There is no such folder below %(folder)s. Copy the checkpoint there first.") % {"folder": base}
+            )
+        return path
+
+
+# Settings of the engine that the form offers: (field, key of the engine, label, help).
+OFFERED = (
+    (
+        "kl_coef",
+        "ppo.kl_coef",
+        _("KL penalty"),
+        _(
+            "How strongly the policy is held to the SFT model. Raise it when answers turn strange, lower it when "
+            "nothing changes."
+        ),
+    ),
+    (
+        "iterations",
+        "ppo.iterations",
+        _("PPO iterations"),
+        _("Rounds of writing answers and learning from them. More takes longer and moves the policy further."),
+    ),
+    (
+        "epochs",
+        "reward_model.epochs",
+        _("Reward-model epochs"),
+        _("Passes over all rankings. Few rankings need more passes; too many learn them by heart."),
+    ),
+)
+MOST_TASKS = 100_000
+
+
+class PlanForm(forms.Form):
+    """How a project trains. Empty fields of the engine take the preset's value."""
+
+    preset = forms.ChoiceField(
+        label=_("Preset"), help_text=_("Settings that suit a size of model and machine; the fields below override it.")
+    )
+    kl_coef = forms.FloatField(required=False, min_value=0)
+    iterations = forms.IntegerField(required=False, min_value=1)
+    epochs = forms.IntegerField(required=False, min_value=1)
+    tasks_per_round = forms.IntegerField(
+        label=_("New tasks after a round"),
+        min_value=0,
+        max_value=MOST_TASKS,
+        help_text=_("How many prompts the new model answers for people to rank."),
+    )
+    comparison_percent = forms.IntegerField(
+        label=_("Share of blind comparisons, %"),
+        min_value=0,
+        max_value=100,
+        help_text=_(
+            "Of the new tasks, how many mix answers of the new and the old model without saying which is which. They "
+            "measure progress and are not trained on."
+        ),
+    )
+    retrain_after_rankings = forms.IntegerField(
+        label=_("Start a round by itself after"),
+        min_value=0,
+        max_value=MOST_TASKS,
+        help_text=_("New rankings; 0 starts rounds only by hand."),
+    )
+
+    def __init__(self, *args, plan, **kwargs):
+        self.plan = plan
+        super().__init__(*args, initial=self.initial_values(plan), **kwargs)
+        # Custom presets keep their place in the list.
+        self.fields["preset"].choices = [(name, name) for name in sorted({*config.presets(), plan.preset})]
+        for name, key, label, help_text in OFFERED:
+            self.fields[name].label = label
+            self.fields[name].help_text = self.with_preset_value(key, help_text)
+
+    @staticmethod
+    def initial_values(plan):
+        return {
+            "preset": plan.preset,
+            "tasks_per_round": plan.tasks_per_round,
+            "comparison_percent": round(100 * plan.comparison_share),
+            "retrain_after_rankings": plan.retrain_after_rankings,
+            **{name: plan.overrides.get(key) for name, key, *_rest in OFFERED},
+        }
+
+    def with_preset_value(self, key, help_text):
+        try:
+            values = runs.resolve_config({}, preset=self.plan.preset)
+        except runs.RunError:
+            return help_text
+        for part in key.split("."):
+            values = values[part]
+        return _("%(help)s Empty: %(value)s, from the preset.") % {"help": help_text, "value": f"{values:g}"}
+
+    def clean(self):
+        """Also asks the engine itself whether the settings fit together, and passes its sentence on."""
+        values = super().clean()
+        if self.errors:
+            return values
+        overrides = {key: value for key, value in self.plan.overrides.items() if key not in OFFERED_KEYS}
+        overrides |= {key: values[name] for name, key, *_rest in OFFERED if values[name] is not None}
+        try:
+            runs.resolve_config(overrides, preset=values["preset"])
+        except runs.RunError as error:
+            raise ValidationError(str(error)) from error
+        values["overrides"] = overrides
+        return values
+
+    def save(self, project, *, actor):
+        values = self.cleaned_data
+        return plans.change_plan(
+            project,
+            actor=actor,
+            preset=values["preset"],
+            overrides=values["overrides"],
+            tasks_per_round=values["tasks_per_round"],
+            comparison_share=values["comparison_percent"] / 100,
+            retrain_after_rankings=values["retrain_after_rankings"],
+        )
+
+
+OFFERED_KEYS = {key for _name, key, *_rest in OFFERED}
