@@ -3,9 +3,6 @@
 Nothing here names a model, a run or a checkpoint: what reaches an annotator must not betray whose answer it is.
 """
 
-from datetime import timedelta
-
-from django.db.models import Avg, Count
 from django.utils import timezone
 
 from annotation import projects
@@ -74,14 +71,6 @@ def rating_axes(form, ratings):
     return [{**axis, "value": ratings.get(axis["key"]), "values": RATINGS} for axis in axes]
 
 
-def progress(project, user):
-    """{"done": rankings of today, "goal", "seconds": mean of today's, or None}."""
-    midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
-    own = Ranking.objects.filter(annotator=user, task__project=project, is_current=True, withdrawn_at=None)
-    today = own.filter(created_at__gte=midnight).aggregate(done=Count("pk"), seconds=Avg("seconds"))
-    return {"done": today["done"], "goal": project.daily_goal, "seconds": today["seconds"]}
-
-
 def guideline_html(project):
     guideline = projects.current_guideline(project)
     return render_markdown(guideline.text) if guideline else None
@@ -104,6 +93,5 @@ def describe(ranking):
         "ranking": ranking,
         "question": message_text(ranking.task.prompt.messages[-1])[:200],
         "groups": [group for group in groups if group],
-        "is_today": ranking.created_at >= timezone.now() - timedelta(days=1)
-        and timezone.localtime(ranking.created_at).date() == timezone.localtime().date(),
+        "is_today": timezone.localdate(ranking.created_at) == timezone.localdate(),
     }

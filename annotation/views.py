@@ -13,9 +13,10 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from annotation import assignment as assignments
-from annotation import projects, ranking_page
+from annotation import quality, ranking_page
 from annotation.assignment import Conflict, NotYours
-from annotation.models import Assignment, Project
+from annotation.models import Assignment
+from annotation.permissions import project_for
 from annotation.rankings import RankingError, submit_ranking
 from annotation.words import ranking_words
 
@@ -23,21 +24,12 @@ POLL_SECONDS = 15
 RANKINGS_A_PAGE = 50
 
 
-def require_member(request, slug):
-    """(project, membership). To anyone else the project does not exist."""
-    project = get_object_or_404(Project, slug=slug, archived_at=None)
-    membership = projects.membership(project, request.user)
-    if membership is None:
-        raise Http404
-    return project, membership
-
-
 @never_cache
 @login_required
 @require_http_methods(["GET", "POST"])
 def rank(request, slug):
     """The ranking page. A POST comes from a browser without JavaScript."""
-    project, membership = require_member(request, slug)
+    project, membership = project_for(request.user, slug)
     if request.method == "POST":
         return rank_by_form(request, project, membership)
     assignment = assignments.next_assignment(project, annotator=request.user)
@@ -49,7 +41,7 @@ def rank(request, slug):
 @require_http_methods(["GET", "POST"])
 def edit_ranking(request, slug, assignment_id):
     """A ranking of one's own, to be changed: the change is a new version."""
-    project, membership = require_member(request, slug)
+    project, membership = project_for(request.user, slug)
     assignment = get_object_or_404(
         Assignment, pk=assignment_id, annotator=request.user, task__project=project, state__in=ranking_page.DONE_STATES
     )
@@ -64,7 +56,7 @@ def edit_ranking(request, slug, assignment_id):
 @require_POST
 def rank_task(request, slug):
     """The next task as a part of the page; ?ahead=1 loads the one after it. 204: nothing is waiting."""
-    project, _membership = require_member(request, slug)
+    project, _membership = project_for(request.user, slug)
     ahead = request.GET.get("ahead") == "1"
     assignment = assignments.next_assignment(project, annotator=request.user, ahead=ahead)
     if assignment is None:
@@ -76,7 +68,7 @@ def rank_task(request, slug):
 @require_GET
 def work(request, slug):
     """One's own rankings, today's and earlier, each with a way to change it."""
-    project, membership = require_member(request, slug)
+    project, membership = project_for(request.user, slug)
     paginator = Paginator(ranking_page.own_rankings(project, request.user), RANKINGS_A_PAGE)
     page = paginator.get_page(request.GET.get("page"))
     context = {
@@ -85,13 +77,13 @@ def work(request, slug):
         "tab": "work",
         "page": page,
         "rows": [ranking_page.describe(ranking) for ranking in page],
-        "progress": ranking_page.progress(project, request.user),
+        "progress": quality.today(project, annotator=request.user),
     }
     return render(request, "annotation/work.html", context)
 
 
 def render_page(request, project, membership, assignment, ranking=None, *, error=None, status=200):
-    page_progress = ranking_page.progress(project, request.user)
+    page_progress = quality.today(project, annotator=request.user)
     context = {
         "project": project,
         "membership": membership,

@@ -360,10 +360,11 @@ async function afterSent(item, answer) {
   else fetchAhead();
 }
 
+/** The server's median until now, moved by each ranking; the next page load has the exact one. */
 function count(seconds, by = 1) {
-  const total = (progress.seconds ?? 0) * progress.done + seconds;
+  const total = (progress.median_seconds ?? 0) * progress.done + seconds;
   progress.done = Math.max(0, progress.done + by);
-  progress.seconds = progress.done > 0 ? total / progress.done : null;
+  progress.median_seconds = progress.done > 0 ? total / progress.done : null;
   view.drawProgress(progress);
 }
 
@@ -405,6 +406,16 @@ byId("task").addEventListener("click", (event) => {
   if (event.target.closest(".answer__key") || !isReadingClick(event)) {
     change((state) => State.place(state, card.dataset.completion));
   }
+});
+// A list of flags floats: it closes when one goes on elsewhere.
+document.addEventListener("pointerdown", (event) => {
+  for (const flags of document.querySelectorAll(".flags[open]")) if (!flags.contains(event.target)) flags.open = false;
+});
+byId("task").addEventListener("keydown", (event) => {
+  const flags = event.key === "Escape" && event.target.closest(".flags[open]");
+  if (!flags) return;
+  flags.open = false;
+  flags.querySelector("summary").focus();
 });
 byId("task").addEventListener("change", () => {
   view.drawFlags(current.element);

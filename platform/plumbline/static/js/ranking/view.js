@@ -142,7 +142,7 @@ export class View {
     for (const part of this.task.querySelectorAll("[data-rendered]")) part.hidden = isPlain;
   }
 
-  drawProgress({ done, goal, seconds }) {
+  drawProgress({ done, goal, median_seconds: seconds }) {
     byId("progress-done").textContent = fill(this.words.done_today, { done, goal });
     byId("progress-pace").textContent = seconds ? fill(this.words.pace, { seconds: Math.round(seconds) }) : "";
   }
