@@ -19,6 +19,7 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.sandbox
+import jinja2.visitor
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -324,16 +325,36 @@ def _one_line(error):
     return " ".join(str(error).split())[:200]
 
 
+class _Limiter(jinja2.visitor.NodeTransformer):
+    """Routes loops and joins through filters that look at the clock and at sizes."""
+
+    def visit_For(self, node):
+        self.generic_visit(node)
+        node.iter = self._through("_until_late", node.iter)
+        return node
+
+    def visit_Concat(self, node):
+        self.generic_visit(node)
+        return self._through("_joined", jinja2.nodes.List(node.nodes, lineno=node.lineno))
+
+    def _through(self, name, value):
+        return jinja2.nodes.Filter(value, name, [], [], None, None, lineno=value.lineno)
+
+
 class _LimitedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """Jinja's sandbox, with a limit on the time that loops take and on the size of what they make."""
 
     intercepted_binops = frozenset(("*", "**", "+", "%"))
 
     def _parse(self, source, name, filename):
-        tree = super()._parse(source, name, filename)
-        for loop in list(tree.find_all(jinja2.nodes.For)):
-            loop.iter = jinja2.nodes.Filter(loop.iter, "_until_late", [], [], None, None, lineno=loop.lineno)
-        return tree
+        return _Limiter().visit(super()._parse(source, name, filename))
+
+    def call(self, context, function, /, *args, **kwargs):
+        self.check_time()
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, int):
+                _check_size(abs(value))  # of a width, a count
+        return super().call(context, function, *args, **kwargs)
 
     def call_binop(self, context, operator, left, right):
         self.check_time()
@@ -361,6 +382,17 @@ def _check_size(size):
         raise jinja2.sandbox.SecurityError("the text grows too long")
 
 
+def _with_checked_sizes(function):
+    @functools.wraps(function)
+    def checked(*args, **kwargs):
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, int):
+                _check_size(abs(value))
+        return function(*args, **kwargs)
+
+    return checked
+
+
 @functools.lru_cache(maxsize=8)
 def _compiled(template):
     environment = _LimitedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
@@ -370,9 +402,17 @@ def _compiled(template):
             environment.check_time()
             yield item
 
+    def joined(items):
+        texts = [str(item) for item in items]
+        _check_size(sum(map(len, texts)))
+        return "".join(texts)
+
     def raise_exception(message):
         raise jinja2.TemplateError(message)
 
+    for name in ("center", "indent", "batch", "slice"):
+        environment.filters[name] = _with_checked_sizes(environment.filters[name])
+    environment.filters["_joined"] = joined
     environment.filters["_until_late"] = until_late
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = raise_exception
