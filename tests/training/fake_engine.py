@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from training.engine import rundir  # noqa: E402
+from training.engine import rundir
 
 if __name__ == "__main__":
     SCENARIO, STAGE = sys.argv[1:3]
