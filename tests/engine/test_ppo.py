@@ -1,13 +1,13 @@
 """PPO: what it must be before its first step, what one update does, and that a toy is learned."""
 
+import dataclasses
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from training.engine import checkpoint, config, data, ppo, rollout, rundir, sampling
+from training.engine import checkpoint, config, ppo, rollout, rundir, sampling, scorer
 from training.engine.guards import GuardStop
 from training.engine.heads import RewardModel, ScalarHead
 from training.engine.progress import Interrupted, newest_checkpoint
@@ -90,3 +90,355 @@ def test_it_trains_and_saves_a_policy(tmp_path, world):
     assert [event["step"] for event in shown] == [1, 2, 3]
     assert set(shown[0]["samples"][0]) == {"prompt", "completion", "reference", "score", "reference_score"}
     assert len(shown[0]["samples"]) == 2
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
+def test_it_starts_with_ratio_one_and_no_kl(world, temperature):
+    settings = world(temperature=temperature).ppo
+    made = world(temperature=temperature)
+    players = ppo.make_players(made)
+    drawn, readings = sample(made, players, settings)
+    again = ppo.look_at(players, drawn.trajectories, temperature=temperature)
+    assert (again.logprobs - drawn.old_logprobs).abs().max() < 1e-5
+    # The policy still is the reference, so every estimate of their KL is 0 at any temperature.
+    assert abs(readings["kl_per_completion"]) < 1e-4
+    assert readings["exact_kl_per_completion"] < 1e-4
+    # What the sampler recorded is what a full forward pass says.
+    assert readings["logprob_gap"] < 1e-5
+
+
+def test_it_logs_a_first_ratio_of_one(tmp_path, world):
+    for event in events(run(tmp_path, world()), "metrics"):
+        assert event["values"]["first_log_ratio"] < 1e-5
+
+
+def test_it_has_no_dropout(world):
+    players = ppo.make_players(world())
+    drawn, _ = sample(world(), players, world().ppo)
+    looks = []
+    for _ in range(2):
+        for module in (players.policy, players.ref_policy, players.value_network, *players.scorer.members):
+            module.train()
+        looks.append(ppo.look_at(players, drawn.trajectories, temperature=1.0))
+    assert torch.equal(looks[0].logprobs, looks[1].logprobs)
+    assert torch.equal(looks[0].values, looks[1].values)
+
+
+@pytest.mark.parametrize("setting", ["top_k", "top_p", "min_new_tokens", "no_repeat_ngram_size"])
+def test_it_refuses_anything_that_bends_the_distribution_of_a_rollout(setting):
+    with pytest.raises(config.ConfigError, match=f"ppo.{setting} does not exist"):
+        config.build({"ppo": {setting: 1}})
+
+
+def test_it_starts_the_value_network_as_the_reward_model(world):
+    players = ppo.make_players(world())
+    drawn, _ = sample(world(), players, world().ppo)
+    t = drawn.trajectories
+    last = t.attention_mask.sum(1) - 1
+    values = players.value_network.values(t.input_ids, t.attention_mask)
+    rows = [ids[: n + 1].tolist() for ids, n in zip(t.input_ids, last.tolist(), strict=True)]
+    scores = torch.tensor([players.scorer.members[0](torch.tensor([row])).item() for row in rows])
+    torch.testing.assert_close(values[torch.arange(len(last)), last], scores, atol=1e-5, rtol=1e-5)
+    # Training it must leave the scorer alone.
+    assert players.value_network is not players.scorer.members[0]
+
+
+def test_it_starts_a_shared_value_head_at_zero(world):
+    players = ppo.make_players(world(value_network="shared"))
+    drawn, _ = sample(world(), players, world().ppo)
+    assert not drawn.values.any()
+    trainers = ppo.make_trainers(players, world().ppo)
+    assert list(trainers) == ["policy"]
+    trained = {id(p) for group in trainers["policy"].optimizer.param_groups for p in group["params"]}
+    assert id(players.value_head.weight) in trained
+
+
+@pytest.mark.parametrize("value_network", ["separate", "shared"])
+def test_it_values_an_action_by_what_stands_before_it(world, value_network):
+    players = ppo.make_players(world(value_network=value_network))
+    if players.value_head is not None:
+        torch.nn.init.normal_(players.value_head.weight)
+    prompt, completion = [5, 6, 7], [8, 9, 10, 11]
+
+    def values(completion):
+        trajectories = rollout.collate([prompt], [completion], pad_id=0)
+        return ppo.look_at(players, trajectories, temperature=1.0).values[0]
+
+    before = values(completion)
+    for t in range(len(completion)):
+        changed = values([*completion[:t], 20, *completion[t + 1 :]])
+        torch.testing.assert_close(changed[: t + 1], before[: t + 1], atol=1e-6, rtol=0)
+        # and it does see what stands before it
+        assert t + 1 == len(completion) or (changed[t + 1 :] - before[t + 1 :]).abs().max() > 1e-4
+
+
+def test_it_cuts_a_completion_at_its_first_stop_before_anything_else(world, monkeypatch):
+    players = ppo.make_players(world())
+    stop = players.tokenizer.stop_ids[-1]
+    prompt = ppo.load_prompts(world(), players)[0][0]
+
+    def scores_with(tail):
+        ids = [40, 41, stop, *tail]
+        monkeypatch.setattr(sampling, "generate", lambda *_, **__: [sampling.Sample(ids, [-1.0] * len(ids), "length")])
+        return ppo.roll_out(players, [prompt], world().ppo, kl_coef=0.05, seed=0)[0]
+
+    clean, dirty = scores_with([]), scores_with([50, 51, stop])
+    assert clean.trajectories.actions.tolist() == dirty.trajectories.actions.tolist() == [[40, 41, stop]]
+    assert torch.equal(clean.rewards, dirty.rewards)
+    assert clean.scores[0] != world().ppo.missing_eos_score
+
+
+def test_it_fines_a_completion_that_does_not_end(world, monkeypatch):
+    made = world(missing_eos_score=-7.0, kl_coef=0.0)
+    players = ppo.make_players(made)
+    players.tokenizer.stop_ids = (33,)  # a stop token that is not the end of text
+    prompts = ppo.load_prompts(made, players)[0][:2]
+    samples = [sampling.Sample([40, 33], [-1.0] * 2, "stop"), sampling.Sample([40, 41, 42], [-1.0] * 3, "length")]
+    monkeypatch.setattr(sampling, "generate", lambda *_, **__: samples)
+    drawn, readings = ppo.roll_out(players, prompts, made.ppo, kl_coef=0.0, seed=0)
+    assert drawn.scores[1] == -7.0
+    assert drawn.scores[0] != -7.0
+    assert drawn.rewards[1].tolist() == [0, 0, -7.0]
+    assert readings["eos_rate"] == 0.5
+
+
+def test_it_gives_the_same_readings_however_rows_are_padded(world):
+    players = ppo.make_players(world())
+    prompts = [[5, 6], [5, 6, 7, 8, 9]]
+    completions = [[10, 11, 12], [13, 14]]
+    together = ppo.look_at(players, rollout.collate(prompts, completions, pad_id=0), temperature=1.0)
+    for row in range(2):
+        alone = ppo.look_at(players, rollout.collate([prompts[row]], [completions[row]], pad_id=3), temperature=1.0)
+        length = len(completions[row])
+        for name in ("logprobs", "values", "entropy"):
+            torch.testing.assert_close(
+                getattr(together, name)[row, :length], getattr(alone, name)[0], atol=1e-5, rtol=1e-5
+            )
+            assert not getattr(together, name)[row, length:].any()
+
+
+def one_update(made, *, seed=3):
+    """(players, drawn, advantages, returns) with an old policy that differs from the present one."""
+    players = ppo.make_players(made)
+    players.tokenizer.stop_ids = tuple(range(0, 400, 5))  # so that lengths differ
+    settings = made.ppo
+    drawn, _ = sample(made, players, settings)
+    mask = drawn.trajectories.action_mask
+    noise = torch.randn(mask.shape, generator=torch.Generator().manual_seed(seed))
+    drawn.old_logprobs.add_(torch.where(mask, 0.3 * noise, 0.0))
+    drawn.values.add_(torch.where(mask, 0.3 * noise.flip(1), 0.0))
+    advantages, returns = rollout.gae(drawn.rewards, drawn.values, mask, 1.0, 0.95)
+    return players, drawn, rollout.whiten(advantages, mask), returns
+
+
+def test_it_agrees_with_a_plain_reading_of_the_paper(world):
+    """The gradients of one step against an independent one: no padding, one token at a time, whole-network forward."""
+    made = world(batch_size=6, minibatch_size=6, samples_per_prompt=1, value_coef=0.1, temperature=0.8)
+    players, drawn, advantages, returns = one_update(made)
+    t, rows = drawn.trajectories, torch.arange(6)
+    denominator = t.action_mask.sum()
+    loss, readings = ppo.ppo_loss(players, t.take(rows), drawn, advantages, returns, rows, made.ppo, denominator, False)
+    loss.backward()
+    modules = (players.policy, players.value_network)
+    found = [p.grad.clone() for m in modules for p in m.parameters() if p.grad is not None]
+    for module in modules:
+        module.zero_grad()
+
+    terms, clipped, tokens = [], 0, 0
+    for row in range(6):
+        width = int(t.attention_mask[row].sum())
+        length = int(t.action_mask[row].sum())
+        ids = t.input_ids[row, :width]
+        logits = players.policy(ids[None])[0] / 0.8
+        values = players.value_network.values(ids[None])[0]
+        for step in range(length):
+            place = width - length + step  # of the token itself
+            logprob = logits[place - 1, ids[place]] - logits[place - 1].logsumexp(0)
+            ratio = torch.exp(logprob - drawn.old_logprobs[row, step])
+            advantage = advantages[row, step]
+            bound = min(max(ratio.item(), 0.8), 1.2) * advantage
+            surrogate = ratio * advantage if (ratio * advantage).item() <= bound.item() else bound
+            value, old, target = values[place - 1], drawn.values[row, step], returns[row, step]
+            near = old + max(min((value - old).item(), 0.2), -0.2)
+            error = (value - target) ** 2
+            if abs((value - old).item()) > 0.2 and ((near - target) ** 2).item() > error.item():
+                error = (near - target) ** 2
+            terms.append(-surrogate + 0.1 * 0.5 * error)
+            clipped += abs(ratio.item() - 1) > 0.2
+            tokens += 1
+    expected = torch.stack(terms).sum() / tokens
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
+    assert readings["clip_fraction"].item() == pytest.approx(clipped / tokens)
+    assert 0 < clipped < tokens
+    wanted = [p.grad for m in modules for p in m.parameters() if p.grad is not None]
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("value_network", ["separate", "shared"])
+def test_it_makes_one_step_of_eight_micro_batches_or_one(world, value_network):
+    weights = []
+    for micro_batch_size in (0, 1, 3):
+        made = world(
+            minibatch_size=8, ppo_epochs=1, micro_batch_size=micro_batch_size, value_network=value_network,
+            entropy_coef=0.01,
+        )  # fmt: skip
+        players, drawn, advantages, returns = one_update(made)
+        assert len(set(drawn.trajectories.action_mask.sum(1).tolist())) > 1, "lengths must differ to tell"
+        seen = []
+        trainers = ppo.make_trainers(players, made.ppo)
+        for trainer in trainers.values():
+            trainer.optimizer.register_step_pre_hook(
+                lambda optimizer, *_, seen=seen: seen.extend(
+                    p.grad.clone() for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+                )
+            )
+        ppo.update(players, trainers, drawn, advantages, returns, made.ppo, 0, seed=0)
+        weights.append(seen)
+    for other in weights[1:]:
+        for a, b in zip(weights[0], other, strict=True):
+            torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-3)
+
+
+def test_it_reads_adam_epsilon_from_the_optimizer_itself(world):
+    made = world()
+    trainers = ppo.make_trainers(ppo.make_players(made), made.ppo)
+    assert list(trainers) == ["policy", "value"]
+    for trainer in trainers.values():
+        assert {group["eps"] for group in trainer.optimizer.param_groups} == {1e-5}
+
+
+def test_it_lowers_the_learning_rate_to_zero_in_a_line(tmp_path, world):
+    made = world(iterations=4, ppo_epochs=1, minibatch_size=8, value_learning_rate=1e-3)
+    trace = [event["values"] for event in events(run(tmp_path, made), "metrics")]
+    assert [values["learning_rate"] for values in trace] == pytest.approx([3e-4, 2.25e-4, 1.5e-4, 0.75e-4])
+    assert [values["value_learning_rate"] for values in trace] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
+def test_it_trains_only_the_value_network_while_warming_up(tmp_path, world):
+    for value_network in ("separate", "shared"):
+        made = world(iterations=1, value_warmup_iterations=1, value_network=value_network)
+        run_dir = run(tmp_path, made, name=value_network)
+        before, after = checkpoint.load_policy(made.inputs.policy), checkpoint.load_policy(run_dir / "output")
+        assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+        assert events(run_dir, "metrics")[0]["values"]["grad_norm" if value_network == "shared" else "value_grad_norm"]
+
+
+@pytest.mark.parametrize("value_network", ["separate", "shared"])
+def test_it_resumes_as_if_it_had_never_stopped(tmp_path, world, value_network):
+    made = world(
+        run={"checkpoint_every_steps": 1}, iterations=4, value_network=value_network, kl_target=3.0, kl_horizon=100,
+        inputs={"ref_policy": str(tmp_path / "other")},
+    )  # fmt: skip
+    whole = run(tmp_path, made, name="whole")
+
+    calls = []
+
+    def stop_in_the_middle():
+        calls.append(1)
+        return len(calls) == 2
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, made, name="parts", should_stop=stop_in_the_middle)
+    torch.manual_seed(999)  # a new process has another state
+    parts = run(tmp_path, made, name="parts", resume=newest_checkpoint(tmp_path / "parts"))
+
+    assert checkpoint.digest(parts / "output") == checkpoint.digest(whole / "output")
+    timing = ("seconds_rollout", "seconds_update", "episodes_per_second")
+
+    def figures(run_dir):
+        return [
+            {name: value for name, value in event["values"].items() if name not in timing}
+            for event in events(run_dir, "metrics")
+        ]
+
+    assert figures(parts) == figures(whole)
+    assert len({values["kl_coef"] for values in figures(whole)}) == 4, "the controller must have moved to tell"
+
+
+def test_it_stops_before_the_step_when_a_loss_is_not_finite(tmp_path, world):
+    made = world()
+    players = ppo.make_players(made)
+    drawn, _ = sample(made, players, made.ppo)
+    trainers = ppo.make_trainers(players, made.ppo)
+    before = [p.clone() for p in players.policy.parameters()]
+    advantages = torch.full_like(drawn.values, math.nan)
+    with pytest.raises(GuardStop, match="at step 1, batch 0: policy_loss is nan"):
+        ppo.update(players, trainers, drawn, advantages, drawn.values, made.ppo, 0, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(before, players.policy.parameters(), strict=True))
+
+
+def test_it_stops_on_a_flat_reward(tmp_path, world):
+    judge = checkpoint.load_reward_model(tmp_path / "reward_model")
+    judge.fold(0.0, 1.0)
+    tokenizer = checkpoint.load_tokenizer_of(tmp_path / "policy")
+    checkpoint.save_reward_model(judge, tokenizer, tmp_path / "flat")
+    made = world(iterations=6, guard_patience=2, missing_eos_score=1.0, inputs={"reward_model": str(tmp_path / "flat")})
+    with pytest.raises(GuardStop, match="flat_reward stopped the run at step 2"):
+        run(tmp_path, made)
+
+
+def test_it_takes_every_prompt_once_before_any_again(world):
+    settings = world(batch_size=4, minibatch_size=4, samples_per_prompt=2).ppo
+    prompts = list(range(5))
+    taken = [prompt for iteration in range(5) for prompt in ppo.take_prompts(prompts, iteration, settings, seed=1)]
+    assert sorted(taken[:5]) == sorted(taken[5:]) == prompts
+    assert taken[:5] != taken[5:]
+
+
+def test_it_names_what_is_missing(tmp_path, world):
+    with pytest.raises(config.ConfigError, match=r"inputs\.reward_model is empty"):
+        run(tmp_path, world(inputs={"reward_model": ""}))
+
+
+def test_it_refuses_prompts_that_leave_no_room(tmp_path, world):
+    with pytest.raises(config.ConfigError, match=r"lower ppo\.max_new_tokens"):
+        run(tmp_path, world(max_new_tokens=60))
+
+
+class EvenTokens:
+    """A score that a bandit can learn: the share of even ids among the last four, as a deviation from a half."""
+
+    def score(self, conversations):
+        shares = [sum(i % 2 == 0 for i in talk.token_ids[-4:]) / 4 for talk in conversations]
+        mean = torch.tensor(shares) * 4 - 2
+        return scorer.Scores(mean, None, mean[:, None])
+
+
+def learn_even_tokens(tmp_path, world, monkeypatch, **settings):
+    make_players = ppo.make_players
+    monkeypatch.setattr(
+        ppo, "make_players", lambda config: dataclasses.replace(make_players(config), scorer=EvenTokens())
+    )
+    run_settings = {"seed": settings.pop("seed", 0)}
+    made = world(
+        run=run_settings, **{
+            "iterations": 20, "batch_size": 64, "minibatch_size": 32, "max_new_tokens": 4, "missing_eos_score": 0.0,
+            "ppo_epochs": 2, "sample_prompts": 0, "optim": {"learning_rate": 6e-3}, **settings,
+        },
+    )  # fmt: skip
+    run_dir = run(tmp_path, made, name=f"bandit-{run_settings['seed']}")
+    return [event["values"] for event in events(run_dir, "metrics")]
+
+
+@pytest.fixture
+def unending(monkeypatch):
+    """Every completion counts as ended, so that the toy is about its score alone."""
+    monkeypatch.setattr(rollout, "scores_with_ends", lambda scores, ended, missing: scores)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_learns_a_bandit_on_every_seed(tmp_path, world, monkeypatch, unending, seed):
+    trace = learn_even_tokens(tmp_path, world, monkeypatch, kl_coef=0.01, seed=seed)
+    first, last = trace[0]["score_mean"], trace[-1]["score_mean"]
+    assert first < 0.7
+    assert last > 1.6, f"from {first:.2f} to {last:.2f}"
+
+
+def test_it_stays_at_the_reference_when_kl_costs_everything(tmp_path, world, monkeypatch, unending):
+    slow = {"optim": {"learning_rate": 1e-3}, "iterations": 10}
+    free = learn_even_tokens(tmp_path, world, monkeypatch, kl_coef=0.0, seed=0, **slow)
+    held = learn_even_tokens(tmp_path, world, monkeypatch, kl_coef=50.0, seed=1, **slow)
+    assert free[-1]["exact_kl_per_completion"] > 0.5
+    assert held[-1]["exact_kl_per_completion"] < 0.2

@@ -70,9 +70,9 @@ def train(config, run_dir, *, resume=None, should_stop=None):
             return judge.score(scorer.conversations(repeated, samples, tokenizer)).mean.double().cpu().numpy()
 
     samples, ref_samples = draw(policy, "policy"), draw(ref_policy, "reference")
-    progress.end_step(1)
+    progress.end_step(1, resumable=False)
     scores, ref_scores = score(samples), score(ref_samples)
-    progress.end_step(2)
+    progress.end_step(2, resumable=False)
     trajectories = rollout.collate(
         [prompt.token_ids for prompt in prompts],
         [sample.ids for sample in samples],
@@ -82,7 +82,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     with compute.autocast():
         # Of the whole distribution at temperature 1, as docs/metrics.md defines it, whatever the sampling above.
         kl = rollout.exact_kl_per_completion(policy, ref_policy, trajectories).cpu().numpy()
-    progress.end_step(3)
+    progress.end_step(3, resumable=False)
     report = {
         "prompts": len(prompts),
         **compare(scores, ref_scores, prefix="win_rate", seed=derive_seed(seed, "bootstrap")),
@@ -119,7 +119,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     progress.metrics(4, **report)
     progress.output.mkdir(exist_ok=True)
     rundir.write_json(progress.output / REPORT, report)
-    progress.end_step(4)
+    progress.end_step(4, resumable=False)
     progress.finish(summary=report)
     return report
 

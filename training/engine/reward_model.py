@@ -1,8 +1,8 @@
 """The reward model: learns from K-wise rankings which completion people prefer (arXiv:2203.02155, section 3.5).
 
-It starts from the SFT policy's weights with a fresh scalar head, and is trained anew on all rankings. All comparisons of
-a ranking stand in one batch element: K forward passes serve K(K-1)/2 comparisons, and a prompt weighs the same for any
-K. At the end scores get mean 0 and deviation 1 over samples of the policy that it started from.
+It starts from the SFT policy's weights with a fresh scalar head, and is trained anew on all rankings. All comparisons
+of a ranking stand in one batch element: K forward passes serve K(K-1)/2 comparisons, and a prompt weighs the same for
+any K. At the end scores get mean 0 and deviation 1 over samples of the policy that it started from.
 
 Departures from InstructGPT: several epochs are a setting (a small model on few rankings needs them), a ranking may
 carry a weight, and a language-model loss on each ranking's best completions may stand beside the ranking loss.
@@ -88,9 +88,10 @@ def train(config, run_dir, *, resume=None, should_stop=None):
             "epoch": (member_step + 1) / steps_per_epoch,
             "rankings_per_second": len(batch) / (time.perf_counter() - began),
         }
-        if validation and place == steps_per_epoch - 1:
+        is_epoch_end = place == steps_per_epoch - 1
+        if validation and is_epoch_end:
             readings |= validate(members[number : number + 1], validation, compute=compute)
-        progress.metrics(step + 1, **readings)
+        progress.metrics(step + 1, always=is_epoch_end, **readings)
         progress.end_step(step + 1)
 
     reference, note = reference_rows(config, tokenizer, training, compute)
@@ -162,10 +163,9 @@ def validate(members, validation, *, compute):
 
 
 def accuracy(scores, comparisons):
-    """Share of comparisons that the scores (N,) order as people did, equal scores half; every comparison counts once."""
-    margins = scores.detach().index_select(0, comparisons.chosen) - scores.detach().index_select(
-        0, comparisons.rejected
-    )
+    """Share of comparisons that the scores (N,) order as people did, equal scores half; each comparison counts once."""
+    scores = scores.detach()
+    margins = scores.index_select(0, comparisons.chosen) - scores.index_select(0, comparisons.rejected)
     return ((margins.sign() + 1) / 2).mean().item()
 
 

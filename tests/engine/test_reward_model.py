@@ -1,0 +1,246 @@
+"""The reward model: what it learns from rankings, its scale, ensembles, and resuming."""
+
+import json
+
+import pytest
+import torch
+
+from training.engine import checkpoint, config, data, distributed, losses, reward_model, rundir, scorer
+from training.engine.heads import RewardModel, ScalarHead
+from training.engine.progress import Interrupted, newest_checkpoint
+
+ANIMALS, TRAITS = ("fox", "owl", "bear", "mouse"), ("shy", "brave", "small", "clever")
+ENDINGS = {"shared it.": 2, "found it.": 1, "lost it.": 0}  # how well people like them
+
+
+def ranking(number, *, order=None, weight=1.0, purpose="train"):
+    """People like some endings better than others, whatever the prompt."""
+    animal, trait = ANIMALS[number % 4], TRAITS[number // 4 % 4]
+    texts = list(ENDINGS)[number % 3 :] + list(ENDINGS)[: number % 3]
+    best_first = [[f"c{i}"] for i in sorted(range(3), key=lambda i: -ENDINGS[texts[i]])]
+    return {
+        "schema": "plumbline.ranking/1",
+        "id": f"r{number}",
+        "version": 1,
+        "purpose": purpose,
+        "prompt": [{"role": "user", "content": f"a {trait} {animal}"}],
+        "completions": [
+            {"id": f"c{i}", "messages": [{"role": "assistant", "content": f"The {animal} {text}"}]}
+            for i, text in enumerate(texts)
+        ],
+        "ranking": best_first if order is None else order,
+        "unranked": [],
+        "weight": weight,
+        "group": f"{trait} {animal}",
+    }
+
+
+@pytest.fixture
+def world(tmp_path, make_policy, story_tokenizer):
+    """world(rankings=…, inputs=…, **reward_model settings) -> a Config over a tiny policy."""
+    shape = {"vocab_size": story_tokenizer.vocab_size, "max_positions": 64}
+    checkpoint.save_policy(make_policy(**shape, seed=1), story_tokenizer, tmp_path / "policy")
+
+    def make(rankings=None, inputs=None, run=None, **settings):
+        rankings = [ranking(number) for number in range(32)] if rankings is None else rankings
+        path = tmp_path / "rankings.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rankings))
+        settings = {"epochs": 4, "batch_size": 4, "validation_share": 0.2, "optim": {"learning_rate": 3e-3}, **settings}
+        return config.build(
+            {
+                "run": {"device": "cpu", "seed": 2, **(run or {})},
+                "inputs": {"policy": str(tmp_path / "policy"), "rankings": str(path), **(inputs or {})},
+                "reward_model": settings,
+            }
+        )
+
+    return make
+
+
+@pytest.fixture
+def compute():
+    return distributed.Compute(config.RunConfig(device="cpu"))
+
+
+def run(tmp_path, settings, name="run", **arguments):
+    run_dir = rundir.create(tmp_path / name, config.resolved(settings))
+    reward_model.train(settings, run_dir, **arguments)
+    return run_dir
+
+
+def events(run_dir, kind):
+    return [event for event in rundir.read_events(run_dir)[0] if event["type"] == kind]
+
+
+def test_it_learns_what_people_like_on_prompts_it_has_not_seen(tmp_path, world):
+    run_dir = run(tmp_path, world())
+    finished = events(run_dir, "finished")[0]
+    assert finished["summary"]["validation_accuracy"] > 0.9
+    assert finished["digest"] == checkpoint.digest(run_dir / "output")
+    metrics = [event["values"] for event in events(run_dir, "metrics")]
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert sum("validation_accuracy" in values for values in metrics) == 4
+    assert finished["summary"]["rankings"] + finished["summary"]["validation_rankings"] == 32
+
+
+def test_it_has_scores_of_mean_zero_and_deviation_one_after_a_reload(tmp_path, world):
+    settings = world()
+    run_dir = run(tmp_path, settings)
+    judge = checkpoint.load_reward_model(run_dir / "output")
+    tokenizer = checkpoint.load_tokenizer_of(run_dir / "output")
+    comparables, _ = reward_model.load_comparables(settings, tokenizer, 64)
+    training, _ = data.split_by_group(comparables, 0.2, seed=2)
+    scores = scorer.score_rows(judge.requires_grad_(False), [row for item in training for row in item.rows])
+    assert scores.mean().item() == pytest.approx(0, abs=1e-4)
+    assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    assert "normalised on the" in events(run_dir, "log")[-1]["message"]
+
+
+def test_it_normalises_on_samples_of_the_starting_policy_where_prompts_are_given(tmp_path, world):
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [("reward", "a shy fox"), ("reward", "a brave owl"), ("ppo", "a small bear")]
+    prompts.write_text(
+        "".join(
+            json.dumps({"messages": [{"role": "user", "content": text}], "pool": pool}) + "\n" for pool, text in rows
+        )
+    )
+    settings = world(inputs={"prompts": str(prompts)}, epochs=1, normalise_new_tokens=8)
+    tokenizer = checkpoint.load_tokenizer_of(tmp_path / "policy")
+    found, note = reward_model.reference_rows(settings, tokenizer, [], distributed.Compute(settings.run))
+    assert note == "Scores are normalised on 2 samples of the starting policy for prompts of the pool reward."
+    run_dir = run(tmp_path, settings)
+    scores = scorer.score_rows(checkpoint.load_reward_model(run_dir / "output").requires_grad_(False), found)
+    assert scores.mean().item() == pytest.approx(0, abs=1e-4)
+    assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_it_starts_its_head_with_the_deviation_of_the_paper(tmp_path, world, make_policy, story_tokenizer):
+    wide = make_policy(vocab_size=story_tokenizer.vocab_size, hidden_size=1024, intermediate_size=8, n_layers=1)
+    checkpoint.save_policy(wide, story_tokenizer, tmp_path / "wide")
+    member = reward_model.fresh_member(world(inputs={"policy": str(tmp_path / "wide")}), 0, "cpu")
+    # The deviation of 1,024 draws is known to about 2.2%.
+    assert member.head.weight.std().item() * 1025**0.5 == pytest.approx(1, abs=0.09)
+
+
+def test_it_puts_all_comparisons_of_a_ranking_in_one_element(world, compute):
+    """The gradient of a batch is that of the plain K-wise losses, ranking by ranking, comparison by comparison."""
+    settings = world([ranking(0), ranking(1, order=[["c1"], ["c0", "c2"]]), ranking(2, weight=0.5)])
+    tokenizer = checkpoint.load_tokenizer_of(settings.inputs.policy)
+    batch, _ = reward_model.load_comparables(settings, tokenizer, 64)
+    member = reward_model.fresh_member(settings, 0, "cpu")
+    readings = reward_model.learn(member, batch, compute=compute, lm_coef=0.0)
+    found = [p.grad.clone() for p in member.parameters() if p.grad is not None]
+    member.zero_grad()
+    total = sum(
+        item.weight
+        * losses.kwise_ranking_loss(torch.cat([member(torch.tensor([row])) for row in item.rows]), item.order)
+        for item in batch
+    )
+    (total / 2.5).backward()
+    assert readings["loss"] == pytest.approx(total.item() / 2.5, abs=1e-5)
+    for ours, theirs in zip(found, [p.grad for p in member.parameters() if p.grad is not None], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
+
+
+def test_it_adds_the_language_model_loss_of_the_best_completions(world, compute):
+    settings = world([ranking(0), ranking(1, order=[["c0", "c1"], ["c2"]])])
+    tokenizer = checkpoint.load_tokenizer_of(settings.inputs.policy)
+    batch, _ = reward_model.load_comparables(settings, tokenizer, 64)
+    member = reward_model.fresh_member(settings, 0, "cpu")
+    readings = reward_model.learn(member, batch, compute=compute, lm_coef=0.5)
+    nats, tokens = 0.0, 0
+    for item in batch:
+        for index in item.order[0]:
+            row = item.rows[index]
+            logprobs = member.trunk(torch.tensor([row]))[0].log_softmax(-1)
+            for place in range(len(item.prompt), len(row)):
+                nats -= logprobs[place - 1, row[place]].item()
+                tokens += 1
+    assert readings["lm_loss"] == pytest.approx(nats / tokens, rel=1e-5)
+
+
+def test_it_measures_accuracy_by_hand():
+    # pairs (0, 1), (0, 2), (1, 2); scores 1, 2, 1: wrong, equal (a half), right
+    comparisons = losses.collate_comparisons([(3, [[0], [1], [2]])])
+    assert reward_model.accuracy(torch.tensor([1.0, 2.0, 1.0]), comparisons) == pytest.approx(0.5)
+
+
+def test_it_leaves_out_what_compares_nothing_and_says_so(tmp_path, world):
+    rows = [ranking(n) for n in range(8)]
+    rows += [ranking(8, weight=0.0), ranking(9, order=[["c0", "c1", "c2"]])]
+    run_dir = run(tmp_path, world(rows, epochs=1))
+    assert events(run_dir, "log")[0]["message"] == "Left out of 10 rankings: 1 without weight, 1 of ties only."
+    with pytest.raises(data.DataError, match="no ranking to learn from"):
+        run(tmp_path, world([ranking(9, order=[["c0", "c1", "c2"]])]))
+
+
+@pytest.mark.parametrize("purpose", ["eval", "gold"])
+def test_it_refuses_judgments_that_measure(tmp_path, world, purpose):
+    with pytest.raises(data.DataError, match="must never train"):
+        run(tmp_path, world([ranking(0), ranking(1, purpose=purpose)]))
+
+
+def test_it_keeps_validation_prompts_unseen(world):
+    settings = world()
+    comparables, _ = reward_model.load_comparables(settings, checkpoint.load_tokenizer_of(settings.inputs.policy), 64)
+    training, validation = data.split_by_group(comparables, 0.2, seed=2)
+    assert validation
+    assert {item.group for item in training}.isdisjoint(item.group for item in validation)
+    assert {tuple(item.prompt) for item in training}.isdisjoint(tuple(item.prompt) for item in validation)
+
+
+def test_it_saves_an_ensemble_that_the_scorer_loads(tmp_path, world):
+    settings = world(members=2, epochs=2)
+    run_dir = run(tmp_path, settings)
+    judge = scorer.load(run_dir / "output", policy_path=settings.inputs.policy)
+    tokenizer = checkpoint.load_tokenizer_of(settings.inputs.policy)
+    comparables, _ = reward_model.load_comparables(settings, tokenizer, 64)
+    talks = [scorer.Conversation(messages=[], token_ids=row) for row in comparables[0].rows]
+    scores = judge.score(talks)
+    members = checkpoint.load_reward_models(run_dir / "output")
+    assert scores.components.shape == (3, 2)
+    for row, talk in enumerate(talks):
+        for column, member in enumerate(members):
+            expected = member(torch.tensor([talk.token_ids])).item()
+            assert scores.components[row, column].item() == pytest.approx(expected, abs=1e-5)
+    first, second = scores.components.unbind(1)
+    assert not torch.allclose(first, second)
+    torch.testing.assert_close(scores.mean, (first + second) / 2)
+    torch.testing.assert_close(scores.std, (first - second).abs() / 2**0.5)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_it_resumes_as_if_it_had_never_stopped(tmp_path, world, members):
+    settings = world([ranking(n) for n in range(12)], members=members, epochs=2, lm_coef=0.1)
+    whole = run(tmp_path, settings, name="whole")
+    steps = len(events(whole, "metrics"))
+    calls = []
+
+    def stop_late():
+        calls.append(1)
+        return len(calls) == steps - 2
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, settings, name="parts", should_stop=stop_late)
+    torch.manual_seed(999)
+    parts = run(tmp_path, settings, name="parts", resume=newest_checkpoint(tmp_path / "parts"))
+    assert checkpoint.digest(parts / "output") == checkpoint.digest(whole / "output")
+    assert [e["values"]["loss"] for e in events(parts, "metrics")] == [
+        e["values"]["loss"] for e in events(whole, "metrics")
+    ]
+
+
+def test_it_encodes_anew_where_the_reward_model_has_another_tokenizer(tmp_path, world, make_policy):
+    from tests.engine.conftest import STORIES
+    from training.engine import tokenizer as tokenizers
+
+    other = tokenizers.train(STORIES[:5], vocab_size=300)
+    judge = RewardModel(make_policy(vocab_size=other.vocab_size), ScalarHead(32))
+    checkpoint.save_reward_model(judge, other, tmp_path / "foreign")
+    settings = world()
+    scoring = scorer.load(tmp_path / "foreign", policy_path=settings.inputs.policy)
+    messages = [{"role": "user", "content": "a shy fox"}, {"role": "assistant", "content": "The fox shared it."}]
+    found = scoring.score([scorer.Conversation(messages=messages, token_ids=[1, 2, 3])]).mean
+    ids = [*other.encode_prompt(messages[:1]), *other.encode_completion(messages[1:])]
+    assert found.item() == pytest.approx(judge(torch.tensor([ids])).item(), abs=1e-5)
+    assert scorer.load(tmp_path / "foreign", policy_path=tmp_path / "foreign").tokenizer is None
