@@ -33,6 +33,7 @@ MANIFEST_SCHEMA = "plumbline.manifest/1"
 MANIFEST, WEIGHTS, WEIGHTS_INDEX = "manifest.json", "model.safetensors", "model.safetensors.index.json"
 MAX_JSON_BYTES = 50_000_000
 MAX_HEADER_BYTES = 100_000_000
+MAX_TENSORS = 20_000
 MAX_MEMBERS = 64
 
 log = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ def check_manifest(path):
         return ""
     manifest = _read_json(path / MANIFEST)
     files = manifest.get("files") if isinstance(manifest, dict) else None
-    if manifest.get("schema") != MANIFEST_SCHEMA or not isinstance(files, dict):
+    if not isinstance(files, dict) or manifest.get("schema") != MANIFEST_SCHEMA:
         raise CheckpointError(f"{path / MANIFEST} is not a manifest of the schema {MANIFEST_SCHEMA}.")
     for name in files:
         parts = name.split("/")
@@ -403,7 +404,12 @@ def _read_tensors(path):
         raise CheckpointError(f"{path} is not a safetensors file: {why}.")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            names = list(file.keys())
+            if len(names) > MAX_TENSORS:
+                raise CheckpointError(f"{path} holds {len(names)} tensors, more than the {MAX_TENSORS} that are read.")
+            return {name: file.get_tensor(name) for name in names}
+    except CheckpointError:
+        raise
     except (SafetensorError, ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(f"{path} is not a sound safetensors file: {reason}.") from None

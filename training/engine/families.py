@@ -27,7 +27,7 @@ class Family:
     inner: dict  # our name in a block -> tuple of theirs, joined
     lm_head: str = "lm_head.weight"
     layout: str = "plain"  # plain | conv1d | interleaved
-    ignored: tuple = ("rotary_emb.inv_freq",)  # ends of names of buffers that old files carry
+    ignored: tuple = (".rotary_emb.inv_freq",)  # ends of names of buffers that old files carry
 
     @property
     def causal_class(self):
@@ -90,7 +90,7 @@ _GPT2 = Family(
         **_both("mlp.down", "mlp.c_proj"),
     },
     layout="conv1d",
-    ignored=("attn.bias", "attn.masked_bias"),
+    ignored=(".attn.bias", ".attn.masked_bias"),
 )
 
 _GPT_NEOX = Family(
@@ -113,7 +113,7 @@ _GPT_NEOX = Family(
     },
     lm_head="embed_out.weight",
     layout="interleaved",
-    ignored=("attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"),
+    ignored=(".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"),
 )
 
 FAMILIES = {
