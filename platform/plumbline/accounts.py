@@ -21,10 +21,11 @@ def typed_login(request, credentials=None):
 
 
 @transaction.atomic
-def create_user(username, *, email="", superuser=False):
-    """A new account without a usable password. Raises ValidationError when the name is taken or malformed."""
+def create_user(username, *, email="", superuser=False, password=None):
+    """A new account, without a usable password unless one is given. Raises ValidationError (name taken, malformed)."""
     user = User(username=username, email=email, is_staff=superuser, is_superuser=superuser)
-    user.set_unusable_password()
+    # Django takes None for "unusable".
+    user.set_password(password)
     user.full_clean(exclude=["password"])
     user.save()
     return user

@@ -1,0 +1,160 @@
+"""Forms of the admins' pages: importing prompts, people, settings, guidelines; and joining by invitation."""
+
+from django import forms
+from django.contrib.auth import password_validation
+from django.core.exceptions import ValidationError
+from django.utils.text import slugify
+from django.utils.translation import gettext_lazy as _
+
+from annotation.models import Pool, Role
+from annotation.projects import MAX_GUIDELINE, ranking_form
+
+
+class PromptsForm(forms.Form):
+    file = forms.FileField(
+        label=_("File"),
+        allow_empty_file=True,
+        help_text=_(
+            "JSONL with “prompt” or “messages” in each line, or CSV with a column “prompt”. "
+            "“pool” and “group” are optional."
+        ),
+    )
+    name = forms.CharField(
+        label=_("Name of the set"),
+        max_length=200,
+        required=False,
+        help_text=_("Without one the file's name is taken. The same name again is the set's next version."),
+    )
+    pool = forms.ChoiceField(
+        label=_("What the prompts are for"),
+        required=False,
+        choices=[
+            ("", _("decide for me: half to be ranked, the rest for PPO, demonstrations and evaluation")),
+            *Pool.choices,
+        ],
+        help_text=_("Only for rows that name no pool of their own."),
+    )
+
+
+class InvitationForm(forms.Form):
+    role = forms.ChoiceField(label=_("Joins as"), choices=Role.choices, initial=Role.ANNOTATOR)
+    note = forms.CharField(
+        label=_("For whom?"), max_length=200, required=False, help_text=_("Only admins see this note.")
+    )
+
+
+class MemberForm(forms.Form):
+    member = forms.IntegerField(widget=forms.HiddenInput)
+    role = forms.ChoiceField(label=_("Role"), choices=Role.choices, required=False)
+    active = forms.NullBooleanField(required=False)
+
+
+class LinesField(forms.CharField):
+    """[{"key", "label"}], one a line: “label”, or “key: label”."""
+
+    widget = forms.Textarea
+
+    def prepare_value(self, value):
+        if isinstance(value, list):
+            return "\n".join(f"{choice['key']}: {choice['label']}" for choice in value)
+        return value
+
+    def clean(self, value):
+        choices = []
+        for line in super().clean(value).splitlines():
+            key, separator, label = line.strip().partition(":")
+            label = label.strip() if separator else key.strip()
+            if label:
+                choices.append({"key": key.strip() if separator else slugify(label)[:60] or label[:60], "label": label})
+        return choices
+
+
+class SettingsForm(forms.Form):
+    name = forms.CharField(label=_("Name"), max_length=200)
+    description = forms.CharField(
+        label=_("Description"), required=False, max_length=20_000, widget=forms.Textarea(attrs={"rows": 3})
+    )
+    completions_per_task = forms.IntegerField(
+        label=_("Answers per task"),
+        min_value=2,
+        max_value=9,
+        help_text=_("From 2 to 9. More answers per task tell more, and take longer to read."),
+    )
+    overlap = forms.IntegerField(
+        label=_("People per task"),
+        min_value=1,
+        max_value=100,
+        help_text=_("With two or more you see how far people agree."),
+    )
+    lease_seconds = forms.IntegerField(
+        label=_("Seconds a task stays reserved"),
+        min_value=10,
+        max_value=7 * 24 * 3600,
+        help_text=_("After this time without a sign of life the task goes to someone else."),
+    )
+    daily_goal = forms.IntegerField(label=_("Tasks a person is asked to do a day"), min_value=1, max_value=100_000)
+    overall = forms.BooleanField(label=_("Ask how good each answer is, from 1 to 7"), required=False)
+    rationale = forms.BooleanField(label=_("Offer a box for the reasons"), required=False)
+    rewrite = forms.BooleanField(label=_("Let people write a better answer"), required=False)
+    axes = LinesField(
+        label=_("Further ratings from 1 to 7"),
+        required=False,
+        max_length=10_000,
+        help_text=_("One a line, such as “Helpful”."),
+        widget=forms.Textarea(attrs={"rows": 3}),
+    )
+    flags = LinesField(
+        label=_("Flags for a single answer"),
+        required=False,
+        max_length=10_000,
+        help_text=_("One a line."),
+        widget=forms.Textarea(attrs={"rows": 8}),
+    )
+
+    QUESTIONS = ("overall", "rationale", "rewrite", "axes", "flags")
+
+    def __init__(self, *args, project, **kwargs):
+        stored = {name: getattr(project, name) for name in self.base_fields if name not in self.QUESTIONS}
+        form = ranking_form(project)
+        stored |= {name: form[name] for name in self.QUESTIONS}
+        super().__init__(*args, initial=stored, **kwargs)
+
+    def settings(self):
+        """What to hand to projects.change_project."""
+        values = {name: value for name, value in self.cleaned_data.items() if name not in self.QUESTIONS}
+        return values | {"ranking_form": {name: self.cleaned_data[name] for name in self.QUESTIONS}}
+
+
+class GuidelineForm(forms.Form):
+    text = forms.CharField(
+        label=_("Guideline"),
+        max_length=MAX_GUIDELINE,
+        widget=forms.Textarea(attrs={"rows": 18}),
+        help_text=_("Markdown. A change is a new version; every ranking remembers the version that it followed."),
+    )
+
+
+class JoinForm(forms.Form):
+    """An account for someone who was invited."""
+
+    username = forms.CharField(label=_("User name"), max_length=150)
+    password = forms.CharField(
+        label=_("Password"),
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+        help_text=_("At least 10 characters."),
+        max_length=1000,
+    )
+
+    def clean_password(self):
+        password = self.cleaned_data["password"]
+        password_validation.validate_password(password)
+        return password
+
+
+def add_errors(form, error):
+    """Shows a noun module's ValidationError at the fields that the form has, and above the form otherwise."""
+    if not hasattr(error, "error_dict"):
+        form.add_error(None, error)
+        return
+    for field, errors in error.message_dict.items():
+        form.add_error(field if field in form.fields else None, ValidationError(errors))

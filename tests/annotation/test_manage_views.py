@@ -1,0 +1,148 @@
+import re
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.urls import reverse
+
+from annotation import projects
+from annotation.models import Guideline, Invitation, Membership, PromptSet
+from plumbline.models import User
+from tests.conftest import PASSWORD
+
+pytestmark = pytest.mark.django_db
+
+ADMIN_PAGES = ["prompts", "members", "settings"]
+
+
+def url(name, **arguments):
+    return reverse(f"annotation:{name}", kwargs={"slug": "stories", **arguments})
+
+
+@pytest.mark.parametrize("name", [*ADMIN_PAGES, "guidelines"])
+def test_it_does_not_exist_for_the_outsider(client_for, outsider, project, client, name):
+    assert client_for(outsider).get(url(name)).status_code == 404
+    assert client_for(outsider).post(url(name)).status_code == 404
+    assert client.get(url(name)).status_code == 302
+
+
+@pytest.mark.parametrize("name", ADMIN_PAGES)
+def test_it_is_for_admins_alone(client_for, annotator, reviewer, admin, name):
+    assert client_for(annotator).get(url(name)).status_code == 403
+    assert client_for(reviewer).get(url(name)).status_code == 403
+    assert client_for(admin).get(url(name)).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["prompt_set_active", "member_change", "invitation_revoke"])
+def test_it_changes_nothing_for_the_outsider(client_for, outsider, annotator, project, name):
+    some_id = "00000000-0000-4000-8000-000000000000"
+    arguments = {"prompt_set_active": {"prompt_set_id": some_id}, "invitation_revoke": {"invitation_id": some_id}}
+    path = url(name, **arguments.get(name, {}))
+    assert client_for(outsider).post(path).status_code == 404
+    assert client_for(annotator).post(path).status_code == 403
+
+
+def test_it_imports_a_file_from_the_page(client_for, admin, project):
+    client = client_for(admin)
+    file = SimpleUploadedFile("kind.jsonl", b'{"prompt": "One."}\n{"prompt": "One."}')
+    answer = client.post(url("prompts"), {"file": file, "pool": "reward"}, follow=True)
+    assert "Imported 1 prompts as kind v1. 1 stood in the file twice" in answer.content.decode()
+    prompt_set = PromptSet.objects.get()
+    client.post(url("prompt_set_active", prompt_set_id=prompt_set.pk), {"active": "0"})
+    assert not PromptSet.objects.get().active
+
+
+def test_it_says_what_is_wrong_with_a_file(client_for, admin, project):
+    answer = client_for(admin).post(url("prompts"), {"file": SimpleUploadedFile("bad.jsonl", b'{"prompt": ""}')})
+    assert answer.status_code == 400
+    assert "row 1, prompt: is empty." in answer.content.decode()
+
+
+def test_it_lets_somebody_join_by_a_link_once(client_for, client, admin, project):
+    page = client_for(admin).post(url("members"), {"role": "reviewer", "note": "Ada"})
+    link = re.search(r"http://testserver(/invitations/[^<]+)<", page.content.decode()).group(1)
+    assert "Join Stories" in client.get(link).content.decode()
+    weak = client.post(link, {"username": "ada", "password": "12345"})
+    assert weak.status_code == 400
+    assert Invitation.objects.get().accepted_at is None
+    client.post(link, {"username": "ada", "password": PASSWORD})
+    assert Membership.objects.get(user__username="ada").role == "reviewer"
+    assert client.get("/account/tokens/").status_code == 200
+    assert client.get(link).status_code == 410
+    assert client.post(link, {"username": "eve", "password": PASSWORD}).status_code == 410
+    assert not User.objects.filter(username="eve").exists()
+
+
+def test_it_lets_a_known_person_join(client_for, outsider, admin, project):
+    _invitation, token = projects.create_invitation(project, created_by=admin)
+    client_for(outsider).post(reverse("annotation:invitation", args=[token]))
+    assert Membership.objects.get(user=outsider).role == "annotator"
+
+
+def test_it_does_not_take_a_name_that_is_taken(client, annotator, admin, project):
+    _invitation, token = projects.create_invitation(project, created_by=admin)
+    answer = client.post(
+        reverse("annotation:invitation", args=[token]), {"username": "annotator", "password": PASSWORD}
+    )
+    assert answer.status_code == 400
+    assert Invitation.objects.get().accepted_at is None
+
+
+def test_it_withdraws_an_invitation(client_for, client, admin, project):
+    invitation, token = projects.create_invitation(project, created_by=admin)
+    client_for(admin).post(url("invitation_revoke", invitation_id=invitation.pk))
+    assert client.get(reverse("annotation:invitation", args=[token])).status_code == 410
+
+
+def test_it_changes_a_member_from_the_page(client_for, admin, annotator, project):
+    member = Membership.objects.get(user=annotator)
+    client = client_for(admin)
+    client.post(url("member_change"), {"member": member.pk, "role": "reviewer"})
+    assert Membership.objects.get(pk=member.pk).role == "reviewer"
+    client.post(url("member_change"), {"member": member.pk, "active": "false"})
+    assert not Membership.objects.get(pk=member.pk).active
+    assert client_for(annotator).get(url("guidelines")).status_code == 404
+
+
+def test_it_saves_settings_and_questions(client_for, admin, project):
+    client = client_for(admin)
+    body = {
+        "name": "Stories",
+        "completions_per_task": 3,
+        "overlap": 2,
+        "lease_seconds": 600,
+        "daily_goal": 10,
+        "overall": "on",
+        "axes": "Helpful\nkind: Kind to children",
+        "flags": "spam: Is spam",
+    }
+    assert client.post(url("settings"), body).status_code == 302
+    project.refresh_from_db()
+    assert (project.overlap, project.completions_per_task) == (2, 3)
+    form = projects.ranking_form(project)
+    assert form["overall"] is True
+    assert form["axes"] == [{"key": "helpful", "label": "Helpful"}, {"key": "kind", "label": "Kind to children"}]
+    assert form["flags"] == [{"key": "spam", "label": "Is spam"}]
+    refused = client.post(url("settings"), body | {"axes": "a: One\na: Two", "completions_per_task": 10})
+    assert refused.status_code == 400
+    assert "less than or equal to 9" in refused.content.decode()
+    refused = client.post(url("settings"), body | {"axes": "a: One\na: Two"})
+    assert "axes must have keys that differ" in refused.content.decode()
+    project.refresh_from_db()
+    assert project.ranking_form["axes"][0]["key"] == "helpful"
+
+
+def test_it_shows_guidelines_to_all_and_lets_admins_change_them(client_for, admin, annotator, project):
+    client_for(admin).post(url("guidelines"), {"text": "Prefer *kind* endings.\n\n<script>alert(1)</script>"})
+    page = client_for(annotator).get(url("guidelines")).content.decode()
+    assert "<em>kind</em>" in page
+    assert "<script>alert" not in page
+    assert client_for(annotator).post(url("guidelines"), {"text": "Mine."}).status_code == 403
+    client_for(admin).post(url("guidelines"), {"text": "Prefer *kind* endings.\r\n\r\n<script>alert(1)</script>"})
+    assert Guideline.objects.count() == 1
+
+
+def test_it_shows_the_rows_in_the_admin_and_changes_none(client_for, make_user, task):
+    client = client_for(make_user("root", is_staff=True, is_superuser=True))
+    for name in ("project", "membership", "prompt", "completion", "task", "slot", "assignment", "ranking", "snapshot"):
+        assert client.get(reverse(f"admin:annotation_{name}_changelist")).status_code == 200
+        assert client.get(reverse(f"admin:annotation_{name}_add")).status_code == 403
