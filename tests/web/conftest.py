@@ -9,8 +9,9 @@ STORIES = (
     "pulled back, so the fox sat down and waited for the wind to change. When it did, the kite rose by itself, and the "
     "fox laughed for the first time that spring.",
     "There was a fox. The fox had a kite. The kite flew away and the fox went home.",
-    "A shy fox never spoke to anyone.\n\nOne day it held **a kite** so high that every animal came to look. The fox hid "
-    "behind the kite, and from there it found that talking was easy. They all flew it together until the moon came up.",
+    "A shy fox never spoke to anyone.\n\nOne day it held **a kite** so high that every animal came to look. The fox "
+    "hid behind the kite, and from there it found that talking was easy. They all flew it together until the "
+    "moon came up.",
     "Kites are made of paper and wood. Foxes are mammals of the family Canidae.",
     "The fox was sad and lost the kite. It rained.",
     "A fox and a kite are friends; the end.",

@@ -77,6 +77,7 @@ function endLabels(labels) {
         ctx.save();
         ctx.font = `${11.5 * ratio}px ${getComputedStyle(document.body).fontFamily}`;
         ctx.textBaseline = "middle";
+        ctx.textAlign = "left";
         for (const end of ends) {
           ctx.fillStyle = end.stroke;
           ctx.beginPath();
@@ -115,7 +116,7 @@ function makeChart(figure, data) {
     legend: { show: false },
     cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false }, sync: { key: figure.dataset.run } },
     scales: {
-      x: { time: false, range: (_, low, high) => [Math.min(low, 0), Math.max(high, Math.min(steps, 5), 1)] },
+      x: { time: false, range: (_, low, high) => [Math.min(low, 0), Math.max(high, steps, 1)] },
       y: { range: (_, low, high) => rangeOf(low, high, unit) },
     },
     axes: [

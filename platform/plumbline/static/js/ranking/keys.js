@@ -30,8 +30,9 @@ export function listen(act) {
     if (/^[1-9]$/.test(event.key)) return run("place", Number(event.key));
     const action = ACTIONS[event.key] ?? ACTIONS[event.key.toLowerCase()];
     if (!action) return undefined;
-    // A focused control keeps its own Enter, and a menu or a radio button its arrows.
-    if (action === "submit" && event.target.closest("a, summary, button")) return undefined;
+    // A focused control keeps its own Enter (not one in a dialog that just closed), and a radio button its arrows.
+    const control = event.target.closest("a, summary, button");
+    if (action === "submit" && control && !control.closest("dialog")) return undefined;
     if (action === "submit" && event.repeat) return undefined;
     if ((action === "earlier" || action === "later") && event.target.matches("input")) return undefined;
     return run(action);

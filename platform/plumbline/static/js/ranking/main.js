@@ -103,10 +103,10 @@ async function fetchTask(isForLater) {
 
 async function fetchCurrent() {
   clearTimeout(retryTimer);
+  if (current) return;
   // What is still in the outbox would come back as the task that one holds.
   if (outbox.items().length > 0) {
     outbox.flush();
-    retryTimer = setTimeout(fetchCurrent, 1000);
     return;
   }
   const { status, element } = await fetchTask(false);
@@ -208,7 +208,9 @@ async function skip() {
   sent = null;
   view.toast(words.skipped, null, 3000);
   const skipping = postJson(url(task.assignment, "skip/"), { reason });
-  advance();
+  // Without one loaded ahead, the server must know first: else it hands out the same task again.
+  if (!ahead) await skipping;
+  if (current === task) advance();
   const answer = await skipping;
   if (answer.status >= 400) view.notice(errorMessage(answer));
   fetchAhead();
@@ -357,7 +359,8 @@ async function afterSent(item, answer) {
     if (kept.status >= 400) view.notice(errorMessage(kept));
   }
   if (current?.isEdit && current.assignment === item.assignment) location.assign(page.urls.work);
-  else fetchAhead();
+  else if (current) fetchAhead();
+  else fetchCurrent();
 }
 
 /** The server's median until now, moved by each ranking; the next page load has the exact one. */
@@ -418,6 +421,7 @@ byId("task").addEventListener("keydown", (event) => {
   flags.querySelector("summary").focus();
 });
 byId("task").addEventListener("change", () => {
+  if (!current) return; // a field that loses its focus with its task
   view.drawFlags(current.element);
   keepDraft();
 });
