@@ -26,19 +26,20 @@ def main(arguments=None):
     if options.lifeline:
         threading.Thread(target=die_with_supervisor, name="lifeline", daemon=True).start()
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         settings = config.load(options.config, options.overrides)
-    except config.ConfigError as error:
-        return complain(options.run_dir, str(error))
-    try:
         run_dir = rundir.create(options.run_dir, config.resolved(settings))
         return run(options.stage, settings, run_dir, stop)
+    except config.ConfigError as error:
+        return complain(options.run_dir, str(error))
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         print(f"The run directory{where} cannot be written ({error.strerror}).", file=sys.stderr)
         return 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run(stage, settings, run_dir, stop):

@@ -1,0 +1,122 @@
+"""The command line: exit codes, one sentence an error, SIGTERM and the lifeline."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import STORIES
+from training.engine import __main__ as command
+from training.engine import checkpoint, rundir
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def pretraining(tmp_path, story_tokenizer, make_policy):
+    """Arguments of a pretraining run that would take hours."""
+    (tmp_path / "documents.txt").write_text("\n\n".join(STORIES))
+    checkpoint.save_policy(make_policy(vocab_size=story_tokenizer.vocab_size), story_tokenizer, tmp_path / "policy")
+    return [
+        "pretrain", "--config", "tiny", "--run-dir", str(tmp_path / "run"),
+        f"inputs.documents={tmp_path / 'documents.txt'}", f"inputs.tokenizer={tmp_path / 'policy'}",
+        "pretrain.steps=1000000", "pretrain.batch_tokens=192", "run.device=cpu",
+    ]  # fmt: skip
+
+
+def start(arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "training.engine", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def wait_for_metrics(run_dir, process):
+    deadline = time.monotonic() + 60
+    while not any(event["type"] == "metrics" for event in rundir.read_events(run_dir)[0]):
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_it_checkpoints_on_sigterm_and_goes_on_from_there(pretraining, tmp_path):
+    run_dir = tmp_path / "run"
+    process = start(pretraining)
+    wait_for_metrics(run_dir, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == rundir.EXIT_INTERRUPTED
+    assert b"can be resumed" in errors and b"Traceback" not in errors
+    stopped = rundir.read_events(run_dir)[0][-1]
+    assert (stopped["type"], stopped["reason"]) == ("stopped", "interrupted")
+    (record,) = rundir.checkpoint_records(run_dir)
+    more = [f"pretrain.steps={record.step + 1}"]
+    assert command.main([*pretraining, *more]) == rundir.EXIT_OK
+    started = [event for event in rundir.read_events(run_dir)[0] if event["type"] == "started"]
+    assert [event["resumed_from_step"] for event in started] == [0, record.step]
+
+
+def test_it_ends_at_once_when_its_supervisor_is_gone(pretraining, tmp_path):
+    process = start([*pretraining, "--lifeline"], stdin=subprocess.PIPE)
+    wait_for_metrics(tmp_path / "run", process)
+    process.stdin.close()
+    assert process.wait(timeout=5) == rundir.EXIT_ORPHANED
+    process.stderr.close()
+
+
+FAULTS = {
+    "an unknown setting": (["ppo.kl_coeff=0.1"], "did you mean ppo.kl_coef?"),
+    "a value out of range": (["pretrain.steps=0"], "pretrain.steps=0 must be at least 1"),
+    "a rate that is no number": (["pretrain.optim.learning_rate=nan"], "must be a finite number"),
+    "no file": (["inputs.documents=/nowhere.txt"], "/nowhere.txt cannot be read"),
+    "no tokenizer": (["inputs.tokenizer=/nowhere"], "no tokenizer.json"),
+    "an input that is not set": (["inputs.tokenizer="], "needs inputs.tokenizer"),
+    "no resume checkpoint": (["inputs.resume=/nowhere"], "no checkpoint directory at /nowhere"),
+    "rows longer than positions": (["pretrain.sequence_length=4096"], "at most the policy's longest sequence"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_it_says_what_is_wrong_in_one_sentence(pretraining, tmp_path, capfd, name):
+    overrides, sentence = FAULTS[name]
+    assert command.main([*pretraining, *overrides]) == rundir.EXIT_USAGE
+    errors = capfd.readouterr().err
+    assert sentence in errors and errors.count("\n") == 1
+    stopped = rundir.read_events(tmp_path / "run")[0][-1]
+    assert (stopped["type"], stopped["reason"]) == ("stopped", "error")
+    assert sentence in stopped["message"]
+
+
+def test_it_says_which_configuration_is_missing(tmp_path, capfd):
+    assert command.main(["sft", "--config", "nosuch", "--run-dir", str(tmp_path / "run")]) == rundir.EXIT_USAGE
+    assert "cannot be read" in capfd.readouterr().err
+
+
+def test_it_stops_sick_runs_with_a_code_of_their_own(pretraining, tmp_path, monkeypatch):
+    from training.engine import pretrain
+    from training.engine.progress import GuardStopped
+
+    def sick(*_, **__):
+        raise GuardStopped("The loss is not finite at step 3.")
+
+    monkeypatch.setattr(pretrain, "train", sick)
+    assert command.main(pretraining) == rundir.EXIT_GUARD
+    assert rundir.read_events(tmp_path / "run")[0][-1]["reason"] == "guard"
+
+
+def test_it_saves_settings_that_repeat_the_run(pretraining, tmp_path):
+    assert command.main([*pretraining, "pretrain.steps=2"]) == rundir.EXIT_OK
+    first = rundir.read_events(tmp_path / "run")[0][-1]
+    saved = tmp_path / "run" / "config.json"
+    assert json.loads(saved.read_text())["pretrain"]["steps"] == 2
+    again = ["pretrain", "--config", str(saved), "--run-dir", str(tmp_path / "again")]
+    assert command.main(again) == rundir.EXIT_OK
+    assert rundir.read_events(tmp_path / "again")[0][-1]["digest"] == first["digest"]

@@ -1,0 +1,294 @@
+"""The stages tokenizer, pretrain, sft and generate, run in the process: they learn, resume bit for bit, and count."""
+
+import json
+
+import pytest
+import torch
+
+from tests.engine.conftest import STORIES
+from training.engine import checkpoint, config, data, generate, optim, pretrain, rundir, sft, vocabulary
+from training.engine.progress import GuardStopped, Interrupted, Progress, newest_checkpoint
+
+MODEL = {
+    "hidden_size": 32, "intermediate_size": 64, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "max_positions": 96
+}  # fmt: skip
+
+
+@pytest.fixture
+def inputs(tmp_path, story_tokenizer, make_policy):
+    (tmp_path / "documents.txt").write_text("\n\n".join(STORIES))
+    with open(tmp_path / "demonstrations.jsonl", "w") as file:
+        for story in STORIES:
+            prompt = {"role": "user", "content": " ".join(story.split()[4:6])}
+            row = {"messages": [prompt, {"role": "assistant", "content": story}]}
+            file.write(json.dumps(row) + "\n")
+    with open(tmp_path / "prompts.jsonl", "w") as file:
+        for number, text in enumerate(["shy fox", "brave owl", "x" * 400]):
+            row = {"digest": f"d{number}", "messages": [{"role": "user", "content": text}], "pool": "eval"}
+            file.write(json.dumps(row) + "\n")
+    policy = make_policy(vocab_size=story_tokenizer.vocab_size, max_positions=96)
+    checkpoint.save_policy(policy, story_tokenizer, tmp_path / "policy")
+    return {
+        "documents": str(tmp_path / "documents.txt"),
+        "demonstrations": str(tmp_path / "demonstrations.jsonl"),
+        "prompts": str(tmp_path / "prompts.jsonl"),
+        "policy": str(tmp_path / "policy"),
+        "tokenizer": str(tmp_path / "policy"),
+    }
+
+
+def settings(inputs, only, **sections):
+    run = {"threads": 1, "checkpoint_every_seconds": 1e6, "device": "cpu", **sections.pop("run", {})}
+    return config.build({"run": run, "inputs": {name: inputs[name] for name in only}, "model": MODEL, **sections})
+
+
+def pretrain_settings(inputs, **run):
+    rates = {"learning_rate": 3e-3, "warmup_steps": 2}
+    return settings(
+        inputs,
+        ("documents", "tokenizer"),
+        pretrain={"steps": 8, "batch_tokens": 384, "sequence_length": 96, "optim": rates},
+        run=run,
+    )
+
+
+def sft_settings(inputs, **run):
+    optimizer = {"learning_rate": 3e-3}
+    return settings(
+        inputs, ("policy", "demonstrations"), sft={"epochs": 2, "batch_size": 12, "optim": optimizer}, run=run
+    )
+
+
+def run(stage, values, path, **arguments):
+    stage.train(values, rundir.create(path, config.resolved(values)), **arguments)
+    return rundir.read_events(path)[0]
+
+
+def metrics_of(events, name):
+    return [event["values"][name] for event in events if event["type"] == "metrics" and name in event["values"]]
+
+
+def stop_after(steps):
+    """should_stop that says yes when it has been asked `steps` times."""
+    asked = iter(range(1, 10_000))
+    return lambda: next(asked) >= steps
+
+
+@pytest.mark.parametrize("stage, make", [(pretrain, pretrain_settings), (sft, sft_settings)])
+def test_it_resumes_bit_for_bit(stage, make, inputs, tmp_path):
+    whole = run(stage, make(inputs), tmp_path / "whole")
+    path = tmp_path / "broken"
+    with pytest.raises(Interrupted, match="after step 3"):
+        run(stage, make(inputs, checkpoint_every_steps=2), path, should_stop=stop_after(3))
+    assert [record.step for record in rundir.checkpoint_records(path)] == [2, 3]
+    torch.manual_seed(99)  # whatever another process did with its generator
+    resumed = run(stage, make(inputs), path, resume=newest_checkpoint(path))
+    assert whole[-1]["type"] == resumed[-1]["type"] == "finished"
+    assert whole[-1]["digest"] == resumed[-1]["digest"] == checkpoint.verify(path / "output")
+    assert metrics_of(whole, "loss") == metrics_of(resumed, "loss")
+
+
+def test_it_learns_the_stories_by_heart(inputs, tmp_path):
+    values = settings(
+        inputs,
+        ("documents", "tokenizer"),
+        pretrain={
+            "steps": 60,
+            "batch_tokens": 768,
+            "sequence_length": 96,
+            "optim": {"learning_rate": 1e-2, "schedule": "cosine"},
+        },
+    )
+    losses = metrics_of(run(pretrain, values, tmp_path / "run"), "loss")
+    assert losses[0] > 5  # about log 400 = 6 at the start
+    assert losses[-1] < 0.6
+    validation = metrics_of(rundir.read_events(tmp_path / "run")[0], "validation_loss")
+    assert len(validation) == 10 and validation[-1] < 0.8
+
+
+def test_it_overfits_one_batch_of_demonstrations(inputs, tmp_path):
+    values = settings(
+        inputs,
+        ("policy", "demonstrations"),
+        sft={"epochs": 40, "batch_size": 64, "validation_share": 0.0, "optim": {"learning_rate": 1e-2}},
+    )
+    losses = metrics_of(run(sft, values, tmp_path / "run"), "loss")
+    assert losses[-1] < 0.25 < 3 < losses[0]
+
+
+def test_it_counts_only_completion_tokens_and_weighs_them(make_policy):
+    policy = make_policy()
+    examples = [
+        sft.Example(ids=[5, 6, 7, 8, 9], prompt_length=3, weight=1.0, group=""),
+        sft.Example(ids=[10, 11, 12], prompt_length=1, weight=2.0, group=""),
+    ]
+    expected = 0.0
+    with torch.no_grad():
+        for example in examples:
+            logprobs = policy(torch.tensor([example.ids]))[0].log_softmax(-1)
+            for place in range(example.prompt_length, len(example.ids)):
+                expected -= example.weight * logprobs[place - 1, example.ids[place]]
+        assert torch.allclose(sft.summed_loss(policy, examples, 0), expected, rtol=1e-5)
+
+
+def test_it_gives_one_gradient_however_a_step_is_split(make_policy, monkeypatch):
+    policy = make_policy()
+    examples = [sft.Example(ids=list(range(4, 6 + n)), prompt_length=1, weight=1.0, group="") for n in (1, 9, 4, 2)]
+    gradients = []
+    for tokens in (10_000, 1):
+        monkeypatch.setattr(sft, "PASS_TOKENS", tokens)
+        policy.zero_grad()
+        for part in sft.passes(examples):
+            (sft.summed_loss(policy, part, 0) / 16).backward()
+        gradients.append([parameter.grad.clone() for parameter in policy.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_it_counts_demonstrations_that_are_too_long(inputs, tmp_path):
+    with open(inputs["demonstrations"], "a") as file:
+        long = {"role": "assistant", "content": "x" * 500}
+        file.write(json.dumps({"messages": [{"role": "user", "content": "a"}, long]}) + "\n")
+    events = run(sft, sft_settings(inputs), tmp_path / "run")
+    assert events[-1]["summary"]["left_out"] == 1
+    warning = next(event for event in events if event["type"] == "log")
+    assert warning["level"] == "warning" and "1 of 49 demonstrations are left out" in warning["message"]
+
+
+def test_it_packs_whole_documents_into_rows():
+    documents = [[1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    rows = pretrain.Rows(2, 6)
+    assert all(rows.place(ids) for ids in documents)
+    ids, numbers, targets = rows.pack()
+    # The third goes where it fills a row: beside the second, 4 + 2 = 6.
+    assert ids.tolist() == [[1, 2, 3, 0, 0, 0], [4, 5, 6, 7, 8, 9]]
+    assert numbers.tolist() == [[0, 0, 0, -1, -1, -1], [0, 0, 0, 0, 1, 1]]
+    no = pretrain.IGNORED
+    assert targets.tolist() == [[2, 3, no, no, no, no], [5, 6, 7, no, 9, no]]
+    assert not rows.place([1, 2, 3, 4])
+
+
+def test_it_serves_every_document_once_an_epoch():
+    documents = [[n, n] for n in range(1, 11)]
+    packer = pretrain.Packer(documents, rows=2, length=4, seed=0)  # 4 documents a batch
+    seen = [packer.next()[0].flatten().tolist() for _ in range(5)]
+    counts = [sum(batch.count(n) for batch in seen) // 2 for n in range(1, 11)]
+    assert counts == [2] * 10
+
+
+def test_it_cuts_documents_longer_than_a_row(story_tokenizer):
+    parts = pretrain.encode_documents(story_tokenizer, ["Once there was a shy fox. " * 4], 10)
+    assert max(map(len, parts)) == 10
+    assert sum(parts, [])[-1] == story_tokenizer.eos_id  # noqa: RUF017 - short
+
+
+def test_it_trains_a_tokenizer(inputs, tmp_path):
+    values = settings(inputs, ("documents",), tokenizer={"vocab_size": 300})
+    events = run(vocabulary, values, tmp_path / "run")
+    assert events[-1]["summary"]["vocab_size"] == 300
+    assert checkpoint.load_tokenizer_of(tmp_path / "run" / "output").vocab_size == 300
+
+
+def test_it_writes_completions_with_all_that_made_them(inputs, tmp_path, story_tokenizer):
+    values = settings(
+        inputs,
+        ("policy", "prompts"),
+        generate={"samples_per_prompt": 3, "pool": "eval", "sampling": {"max_new_tokens": 6, "batch_size": 3}},
+    )
+    events = run(generate, values, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/output/completions.jsonl").read_text().splitlines()]
+    assert [(line["prompt_digest"], line["index"]) for line in lines] == [
+        (f"d{number}", index) for number in range(2) for index in range(3)
+    ]
+    assert events[-1]["summary"]["left_out"] == 1
+    for line in lines:
+        assert line["generator"]["digest"] == checkpoint.digest(inputs["policy"])
+        assert line["generator"]["template_digest"] == story_tokenizer.template_digest
+        assert line["text"] == line["message"]["content"]
+        assert len(line["token_ids"]) == line["completion_tokens"] <= 6
+        stopped = line["token_ids"][-1] in story_tokenizer.stop_ids
+        assert line["finish_reason"] == ("stop" if stopped else "length")
+        assert "<|im_end|>" not in line["text"]
+    run(generate, values, tmp_path / "again")
+    one, other = (tmp_path / name / "output" / "completions.jsonl" for name in ("run", "again"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_it_starts_generating_anew_after_an_interruption(inputs, tmp_path):
+    values = settings(inputs, ("policy", "prompts"), generate={"sampling": {"max_new_tokens": 4, "batch_size": 4}})
+    with pytest.raises(Interrupted):
+        run(generate, values, tmp_path / "run", should_stop=lambda: True)
+    assert not (tmp_path / "run" / "output").exists()
+    assert newest_checkpoint(tmp_path / "run") is None
+    assert run(generate, values, tmp_path / "run")[-1]["type"] == "finished"
+
+
+def test_it_keeps_the_newest_checkpoints_and_passes_over_a_damaged_one(inputs, tmp_path):
+    path = tmp_path / "run"
+    run(pretrain, pretrain_settings(inputs, checkpoint_every_steps=1, keep_checkpoints=3), path)
+    folders = sorted(folder.name for folder in (path / "checkpoints").iterdir())
+    assert folders == ["step-00000005", "step-00000006", "step-00000007"]
+    assert newest_checkpoint(path).name == folders[2]
+    with open(path / "checkpoints" / folders[2] / "state.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x00\x01")
+    assert newest_checkpoint(path).name == folders[1]
+
+
+def test_it_refuses_to_resume_another_stage_or_shape(inputs, tmp_path):
+    path = tmp_path / "run"
+    run(pretrain, pretrain_settings(inputs, checkpoint_every_steps=3), path)
+    with pytest.raises(checkpoint.CheckpointError, match="stage 'pretrain' and cannot resume 'sft'"):
+        run(sft, sft_settings(inputs), tmp_path / "sft", resume=newest_checkpoint(path))
+    other = config.build({**config.resolved(pretrain_settings(inputs)), "model": {**MODEL, "hidden_size": 48}})
+    with pytest.raises(checkpoint.CheckpointError, match=r"does not fit this run \(policy"):
+        run(pretrain, other, tmp_path / "other", resume=newest_checkpoint(path))
+
+
+def test_it_stops_before_a_step_with_a_gradient_that_is_not_finite(make_policy):
+    policy = make_policy()
+    settings = config.OptimConfig()
+    optimizer = optim.build_optimizer(policy, settings)
+    before = [parameter.clone() for parameter in policy.parameters()]
+    (policy(torch.tensor([[5, 6]])).sum() * float("nan")).backward()
+    with pytest.raises(GuardStopped, match="not finite at step 7"):
+        optim.take_step(optimizer, settings, rate=1e-3, what="step 7")
+    assert all(torch.equal(one, other) for one, other in zip(before, policy.parameters(), strict=True))
+
+
+def test_it_decays_matrices_only_and_takes_the_papers_epsilon(make_policy):
+    settings = config.OptimConfig(weight_decay=0.1)
+    matrices, vectors = optim.build_optimizer(make_policy(), settings).param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    assert all(parameter.dim() == 2 for parameter in matrices["params"])
+    assert all(parameter.dim() == 1 for parameter in vectors["params"])
+    assert matrices["eps"] == 1e-5
+
+
+def test_it_follows_the_schedules_by_hand():
+    def trace(total=4, **values):
+        settings = config.OptimConfig(learning_rate=1.0, **values)
+        return [round(optim.learning_rate(settings, step, total), 6) for step in range(total)]
+
+    assert trace(schedule="linear") == [1.0, 0.75, 0.5, 0.25]
+    assert trace(schedule="constant", warmup_steps=2) == [0.5, 1.0, 1.0, 1.0]
+    assert trace(schedule="linear", final_ratio=0.2) == [1.0, 0.8, 0.6, 0.4]
+    assert trace(schedule="cosine") == [1.0, 0.853553, 0.5, 0.146447]
+
+
+def test_it_writes_metrics_as_often_as_asked(tmp_path):
+    values = config.build({"run": {"log_every_steps": 3}})
+    progress = Progress(values, tmp_path, stage="sft", total_steps=7)
+    for step in progress.steps():
+        progress.metrics(step + 1, loss=float("nan"))
+    events = rundir.read_events(tmp_path)[0]
+    assert [event["step"] for event in events] == [3, 6, 7]
+    assert events[0]["values"] == {"loss": None}
+
+
+def test_it_ships_presets_that_hold_together():
+    assert {"tiny", "small", "124m", "gpu"} <= set(config.presets())
+    for name in config.presets():
+        values = config.load(name)
+        assert values.pretrain.sequence_length <= values.model.max_positions
+        assert data.shuffled(2, seed=values.run.seed, epoch=0)
