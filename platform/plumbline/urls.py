@@ -1,5 +1,3 @@
-from importlib.util import find_spec
-
 from allauth.account import views as allauth_views
 from django.contrib import admin
 from django.urls import include, path
@@ -11,11 +9,6 @@ handler400 = "plumbline.views.bad_request"
 handler403 = "plumbline.views.permission_denied"
 handler404 = "plumbline.views.page_not_found"
 handler500 = "plumbline.views.server_error"
-
-
-def include_where_present(*modules):
-    return [path("", include(module)) for module in modules if find_spec(module)]
-
 
 # allauth's own list also has sign-up, e-mail confirmation and reset by e-mail; none of them is open here.
 account_urls = [
@@ -32,7 +25,8 @@ account_urls = [
 
 api_urls = [
     path("schema/", SpectacularAPIView.as_view(), name="api_schema"),
-    *include_where_present("annotation.api_urls", "training.api_urls"),
+    path("", include("annotation.api_urls")),
+    path("", include("training.api_urls")),
 ]
 
 urlpatterns = [
@@ -41,5 +35,6 @@ urlpatterns = [
     path("account/", include(account_urls)),
     path("admin/", admin.site.urls),
     path("api/v1/", include(api_urls)),
-    *include_where_present("annotation.urls", "training.urls"),
+    path("", include("annotation.urls")),
+    path("", include("training.urls")),
 ]
