@@ -93,6 +93,11 @@ def work_then_succeed(first):
     return succeed(first) if first else work_until_told(first)
 
 
+def choose_by_seed(first):
+    """For tests that start a whole worker: the run's seed says what is played."""
+    return work_then_succeed(first) if CONFIG["run"]["seed"] == 0 else succeed(first)
+
+
 def ignore_sigterm(first):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(600)
@@ -146,6 +151,7 @@ SCENARIOS = {
     "succeed": succeed,
     "work": work_until_told,
     "work_then_succeed": work_then_succeed,
+    "choose_by_seed": choose_by_seed,
     "ignore_sigterm": ignore_sigterm,
     "guard": guard,
     "usage": usage,

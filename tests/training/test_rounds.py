@@ -14,9 +14,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def plan(project):
-    return plans.change_plan(
-        project, tasks_per_round=6, comparison_share=0.3, overrides={"ppo.kl_coef": 0.2}
-    )
+    return plans.change_plan(project, tasks_per_round=6, comparison_share=0.3, overrides={"ppo.kl_coef": 0.2})
 
 
 @pytest.fixture
