@@ -226,6 +226,9 @@ def parse_line(number, text):
 
     def build_object(pairs):
         built = dict(pairs)
+        for key in built:
+            if not key.isascii() and key.encode("utf-8", "replace").decode() != key:
+                raise PromptError(number, "", _("has a key that is not valid Unicode."))
         if len(built) != len(pairs):
             twice = next(key for key, count in Counter(key for key, _value in pairs).items() if count > 1)
             raise PromptError(number, twice[:80], _("stands twice in one object."))

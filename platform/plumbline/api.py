@@ -39,7 +39,13 @@ class Conflict(exceptions.APIException):
 
 
 def error_body(code, message, fields=None):
-    return {"error": {"code": code, "message": str(message), "fields": fields or {}}}
+    fields = {encodable(name): [encodable(text) for text in texts] for name, texts in (fields or {}).items()}
+    return {"error": {"code": code, "message": encodable(message), "fields": fields}}
+
+
+def encodable(text):
+    """Half of a surrogate pair, quoted from the request, would make the answer impossible to encode."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def error_response(code, message, *, status, fields=None):
