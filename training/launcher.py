@@ -322,14 +322,9 @@ def interruption_message(engine, why):
         }
     if code == -signal.SIGKILL:
         return _("The engine was killed from outside; if that repeats, the machine may lack memory for these settings.")
-    line = last_log_line(engine.directory)
     if code < 0:
-        name = signal.Signals(-code).name if -code in signal.Signals.__members__.values() else str(-code)
-        return _("The engine was ended by the signal %(name)s.") % {"name": name}
-    return _("The engine ended unexpectedly with status %(code)s. Its last words: %(line)s") % {
-        "code": code,
-        "line": line or _("none"),
-    }
+        return _("The engine was ended by the signal %(name)s.") % {"name": signal.Signals(-code).name}
+    return _("The engine ended unexpectedly with status %(code)s: %(why)s") % {"code": code, "why": end_message(engine)}
 
 
 def last_log_line(directory):
