@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engine.metrics_page import documented
 from training.engine import checkpoint, config, evaluate, rollout, rundir, sampling, scorer
 from training.engine.heads import RewardModel, ScalarHead
 
@@ -94,6 +95,7 @@ def test_it_writes_a_report(tmp_path, world):
     run_dir = rundir.create(tmp_path / "run", config.resolved(settings))
     evaluate.train(settings, run_dir)
     report = json.loads((run_dir / "output" / "report.json").read_text())
+    assert set(report) == documented("evaluate")
     assert report["prompts"] == 8
     assert 0 <= report["win_rate_low"] <= report["win_rate"] <= report["win_rate_high"] <= 1
     assert report["kl_per_completion"] > 0

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from tests.engine.metrics_page import documented
 from training.engine import checkpoint, config, ppo, rollout, rundir, sampling, scorer
 from training.engine.guards import GuardStop
 from training.engine.heads import RewardModel, ScalarHead
@@ -388,13 +389,25 @@ def test_it_takes_every_prompt_once_before_any_again(world):
 
 
 def test_it_names_what_is_missing(tmp_path, world):
-    with pytest.raises(config.ConfigError, match=r"inputs\.reward_model is empty"):
+    with pytest.raises(config.ConfigError, match=r"ppo needs inputs\.reward_model"):
         run(tmp_path, world(inputs={"reward_model": ""}))
 
 
 def test_it_refuses_prompts_that_leave_no_room(tmp_path, world):
     with pytest.raises(config.ConfigError, match=r"lower ppo\.max_new_tokens"):
         run(tmp_path, world(max_new_tokens=60))
+
+
+def test_it_writes_the_metrics_that_the_page_documents(tmp_path, world):
+    tokenizer = checkpoint.load_tokenizer_of(tmp_path / "policy")
+    judge = checkpoint.load_reward_model(tmp_path / "reward_model")
+    checkpoint.save_reward_model([judge, judge], tokenizer, tmp_path / "ensemble")
+    made = world(
+        iterations=1, uncertainty_coef=0.5, score_clip=3.0, inputs={"reward_model": str(tmp_path / "ensemble")}
+    )
+    values = events(run(tmp_path, made), "metrics")[0]["values"]
+    assert set(values) == documented("ppo")
+    assert None not in values.values()
 
 
 class EvenTokens:

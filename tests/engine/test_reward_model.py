@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from tests.engine.metrics_page import documented
 from training.engine import checkpoint, config, data, distributed, losses, reward_model, rundir, scorer
 from training.engine.heads import RewardModel, ScalarHead
 from training.engine.progress import Interrupted, newest_checkpoint
@@ -244,3 +245,8 @@ def test_it_encodes_anew_where_the_reward_model_has_another_tokenizer(tmp_path, 
     ids = [*other.encode_prompt(messages[:1]), *other.encode_completion(messages[1:])]
     assert found.item() == pytest.approx(judge(torch.tensor([ids])).item(), abs=1e-5)
     assert scorer.load(tmp_path / "foreign", policy_path=tmp_path / "foreign").tokenizer is None
+
+
+def test_it_writes_the_metrics_that_the_page_documents(tmp_path, world):
+    metrics = events(run(tmp_path, world(epochs=1, lm_coef=0.1)), "metrics")
+    assert set(metrics[-1]["values"]) == documented("reward_model")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.engine import checkpoint, data, rollout, rundir, sampling, scorer
-from training.engine.config import ConfigError
+from training.engine.config import require_inputs
 from training.engine.distributed import Compute
 from training.engine.progress import Progress
 from training.engine.rollout import derive_seed
@@ -36,7 +36,9 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     evaluation starts anew.
     """
     settings, sampler, seed = config.evaluate, config.evaluate.sampling, config.run.seed
-    check_inputs(config)
+    require_inputs(config, "evaluate", "policy", "ref_policy", "prompts")
+    if not settings.scorer:
+        require_inputs(config, "evaluate", "reward_model")
     compute = Compute(config.run)
     progress = Progress(config, run_dir, stage="evaluate", total_steps=4, should_stop=should_stop)
     progress.start(device=compute.device)
@@ -173,10 +175,3 @@ def make_judge(config, device):
     if config.evaluate.scorer:
         return scorer.named(config.evaluate.scorer)
     return scorer.load(config.inputs.reward_model, policy_path=config.inputs.policy, device=device)
-
-
-def check_inputs(config):
-    needed = ["policy", "ref_policy", "prompts"] + ([] if config.evaluate.scorer else ["reward_model"])
-    for name in needed:
-        if not getattr(config.inputs, name):
-            raise ConfigError(f"inputs.{name} is empty; evaluation needs it.")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from training.engine import checkpoint, data, losses, rollout, sampling, scorer
-from training.engine.config import ConfigError, OptimConfig
+from training.engine.config import ConfigError, OptimConfig, require_inputs
 from training.engine.distributed import Compute
 from training.engine.guards import Guards, require_finite
 from training.engine.heads import RewardModel, ScalarHead
@@ -327,9 +327,7 @@ def ppo_loss(players, part, drawn, advantages, returns, rows, settings, denomina
 def make_players(config):
     """The networks, loaded; both value networks start as the page's head says."""
     inputs = config.inputs
-    for name in ("policy", "reward_model", "prompts"):
-        if not getattr(inputs, name):
-            raise ConfigError(f"inputs.{name} is empty; PPO needs it.")
+    require_inputs(config, "ppo", "policy", "reward_model", "prompts")
     compute = Compute(config.run)
     if compute.world_size > 1:
         raise ConfigError(f"PPO runs in one process, not in {compute.world_size}; start it without torchrun.")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from training.engine import checkpoint, data, losses, rollout, sampling, scorer
-from training.engine.config import ConfigError
+from training.engine.config import ConfigError, require_inputs
 from training.engine.distributed import Compute
 from training.engine.guards import require_finite
 from training.engine.heads import RewardModel, ScalarHead
@@ -48,7 +48,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     Raises GuardStopped when a loss is not finite, Interrupted when asked to stop.
     """
     settings, seed = config.reward_model, config.run.seed
-    check_inputs(config)
+    require_inputs(config, "reward_model", "policy", "rankings")
     compute = Compute(config.run)
     if compute.world_size > 1:
         raise ConfigError(
@@ -259,9 +259,3 @@ def normalise(member, rows, *, compute):
     deviation = scores.std(correction=0).item()
     gain = 1 / deviation if deviation > 1e-6 else 1.0  # all alike: there is nothing to scale by
     member.fold(gain, -gain * scores.mean().item())
-
-
-def check_inputs(config):
-    for name in ("policy", "rankings"):
-        if not getattr(config.inputs, name):
-            raise ConfigError(f"inputs.{name} is empty; the reward model needs it.")
