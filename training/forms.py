@@ -102,6 +102,11 @@ class PlanForm(forms.Form):
             "measure progress and are not trained on."
         ),
     )
+    auto_promote = forms.BooleanField(
+        label=_("Promote a policy by itself"),
+        required=False,
+        help_text=_("When the reward model says that it beats the old one. Without this, an admin decides."),
+    )
     retrain_after_rankings = forms.IntegerField(
         label=_("Start a round by itself after"),
         min_value=0,
@@ -124,6 +129,7 @@ class PlanForm(forms.Form):
             "preset": plan.preset,
             "tasks_per_round": plan.tasks_per_round,
             "comparison_percent": round(100 * plan.comparison_share),
+            "auto_promote": plan.auto_promote,
             "retrain_after_rankings": plan.retrain_after_rankings,
             **{name: plan.overrides.get(key) for name, key, *_rest in OFFERED},
         }
@@ -160,6 +166,7 @@ class PlanForm(forms.Form):
             overrides=values["overrides"],
             tasks_per_round=values["tasks_per_round"],
             comparison_share=values["comparison_percent"] / 100,
+            auto_promote=values["auto_promote"],
             retrain_after_rankings=values["retrain_after_rankings"],
         )
 

@@ -3,7 +3,7 @@
 `read_figures` asks the database; `compose` is a pure function of the figures.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.db.models import Count, Q
 from django.utils.translation import gettext as _
@@ -106,11 +106,14 @@ def percent(share):
     return f"{100 * share:.0f}%"
 
 
+def bounds(share):
+    """The 95% interval of a Share, such as "66–76%", or an empty string."""
+    return "" if share.low is None or share.high is None else f"{100 * share.low:.0f}–{percent(share.high)}"
+
+
 def interval(share):
-    """ "71% (66–76%)" of a Share."""
-    if share.low is None or share.high is None:
-        return percent(share.value)
-    return f"{percent(share.value)} ({100 * share.low:.0f}–{percent(share.high)})"
+    """A Share with its interval, such as "71% (66–76%)"."""
+    return f"{percent(share.value)} ({bounds(share)})" if bounds(share) else percent(share.value)
 
 
 # Reads
@@ -386,7 +389,10 @@ def stage_state(figures, stages, done):
 
 
 def prompts_step(figures):
-    waiting = ngettext("%(n)s task waiting", "%(n)s tasks waiting", figures.waiting) % {"n": f"{figures.waiting:,}"}
+    waiting = _("no task waiting")
+    if figures.waiting:
+        waiting = ngettext("%(n)s task waiting", "%(n)s tasks waiting", figures.waiting)
+        waiting %= {"n": f"{figures.waiting:,}"}
     return Step(
         name=_("Prompts"),
         figure=f"{figures.prompts:,}" if figures.prompts else "–",
@@ -446,10 +452,9 @@ def comparison_step(figures):
     figure, note = "–", _("new model against old, judged blind")
     if last and last.blind:
         figure = percent(last.blind.value)
-        note = _("of %(pairs)d blind pairs won (%(low).0f–%(high).0f%%)") % {
+        note = _("of %(pairs)d blind pairs won (%(bounds)s)") % {
             "pairs": last.blind.pairs,
-            "low": 100 * (last.blind.low or 0),
-            "high": 100 * (last.blind.high or 0),
+            "bounds": bounds(last.blind),
         }
     elif last and last.blind_simulated:
         figure = percent(last.blind_simulated.value)
@@ -485,6 +490,8 @@ class Stage:
         return self.run is not None and self.state == "current" and self.run.total_steps > 0
 
 
+# Two stages of a round write answers.
+OUTPUT_WORDS = {"base_completions": gettext_lazy("the old model's answers, to compare")}
 STAGE_STATES = {
     RunState.SUCCEEDED: "done",
     RunState.FAILED: "failed",
@@ -501,10 +508,11 @@ def stages_of(round, *, now):
     found = []
     for position, entry in enumerate(round.recipe):
         run = by_position.get(position)
+        name = str(OUTPUT_WORDS.get(entry.get("output")) or stage_words(entry.get("stage", "")))
         if run:
-            found.append(stage_of(run, now=now))
+            found.append(replace(stage_of(run, now=now), name=name))
         else:
-            found.append(Stage(name=stage_words(entry.get("stage", "")), state="todo", words=_("to come")))
+            found.append(Stage(name=name, state="todo", words=_("to come")))
     return found
 
 

@@ -40,6 +40,12 @@ def interval(share):
 
 
 @register.filter
+def bounds(share):
+    """The 95% interval alone: "66–76%"."""
+    return standing.bounds(share) if share else ""
+
+
+@register.filter
 def duration(seconds):
     """95 -> "1 min 35 s"; 7300 -> "2 h 1 min"."""
     if not isinstance(seconds, (int, float)):

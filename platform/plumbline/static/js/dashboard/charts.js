@@ -265,7 +265,8 @@ export function drawCharts() {
 }
 
 function redraw() {
-  for (const [figure, chart] of drawn) {
+  // A copy: each figure is taken out and put in again.
+  for (const [figure, chart] of [...drawn]) {
     chart.destroy();
     drawn.delete(figure);
     draw(figure);

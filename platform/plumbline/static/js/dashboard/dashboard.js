@@ -1,6 +1,6 @@
 // Keeps a page up to date without a reload. An element with data-live="milliseconds" fetches its own page again that
 // often; each [data-part] whose HTML changed on the server is replaced, and parts that appear or go are handled too.
-// What someone is using (focus inside, details opened, an explanation shown) waits for the next time.
+// What someone is using (a field, opened details, an explanation, selected text) waits for the next time; the focus stays.
 
 import { drawCharts } from "./charts.js";
 
@@ -17,7 +17,7 @@ function parts(root) {
 function isInUse(part) {
   const active = document.activeElement;
   return (
-    (active && active !== document.body && part.contains(active)) ||
+    (active?.matches("input, select, textarea") && part.contains(active)) ||
     part.querySelector("details[open], :popover-open, dialog[open]") !== null ||
     (getSelection()?.isCollapsed === false && part.contains(getSelection().anchorNode))
   );
@@ -28,9 +28,13 @@ function scrollBottomOf(part) {
   return log && log.scrollTop + log.clientHeight >= log.scrollHeight - 4;
 }
 
+const FOCUSABLE = "a[href], button, summary, [tabindex]";
+
 function replace(part, fresh) {
   const followed = scrollBottomOf(part);
+  const focused = [...part.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement);
   part.replaceWith(fresh);
+  if (focused >= 0) fresh.querySelectorAll(FOCUSABLE)[focused]?.focus({ preventScroll: true });
   if (followed) fresh.querySelector(".log").scrollTop = 1e9;
   fresh.dispatchEvent(new CustomEvent("htmx:load", { bubbles: true })); // relative times, see base.js
 }
