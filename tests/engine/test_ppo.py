@@ -278,8 +278,9 @@ def test_it_agrees_with_a_plain_reading_of_the_paper(world):
 
 
 @pytest.mark.parametrize("value_network", ["separate", "shared"])
-def test_it_makes_one_step_of_eight_micro_batches_or_one(world, value_network):
-    weights = []
+def test_it_makes_one_step_of_eight_micro_batches_or_one(world, monkeypatch, value_network):
+    take_step = ppo.take_step
+    gradients = []
     for micro_batch_size in (0, 1, 3):
         made = world(
             minibatch_size=8, ppo_epochs=1, micro_batch_size=micro_batch_size, value_network=value_network,
@@ -288,17 +289,19 @@ def test_it_makes_one_step_of_eight_micro_batches_or_one(world, value_network):
         players, drawn, advantages, returns = one_update(made)
         assert len(set(drawn.trajectories.action_mask.sum(1).tolist())) > 1, "lengths must differ to tell"
         seen = []
+
+        def record(optimizer, *arguments, seen=seen, **named):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            seen.extend(p.grad.clone() for p in parameters if p.grad is not None)
+            return take_step(optimizer, *arguments, **named)
+
+        monkeypatch.setattr(ppo, "take_step", record)
         trainers = ppo.make_trainers(players, made.ppo)
-        for trainer in trainers.values():
-            trainer.optimizer.register_step_pre_hook(
-                lambda optimizer, *_, seen=seen: seen.extend(
-                    p.grad.clone() for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-                )
-            )
         ppo.update(players, trainers, drawn, advantages, returns, made.ppo, 0, seed=0)
-        weights.append(seen)
-    for other in weights[1:]:
-        for a, b in zip(weights[0], other, strict=True):
+        gradients.append(seen)
+    assert any(gradient.any() for gradient in gradients[0])
+    for other in gradients[1:]:
+        for a, b in zip(gradients[0], other, strict=True):
             torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-3)
 
 

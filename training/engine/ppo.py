@@ -26,7 +26,7 @@ from training.engine.config import ConfigError, OptimConfig, require_inputs
 from training.engine.distributed import Compute
 from training.engine.guards import Guards, require_finite
 from training.engine.heads import RewardModel, ScalarHead
-from training.engine.optim import build_optimizer, learning_rate, take_step
+from training.engine.optim import AdamW, build_optimizer, learning_rate, take_step
 from training.engine.progress import Progress
 from training.engine.rollout import derive_seed
 from training.engine.tokenizer import Tokenizer
@@ -95,7 +95,7 @@ class Players:
 class Trainer:
     """An optimizer with its settings."""
 
-    optimizer: torch.optim.Optimizer
+    optimizer: AdamW
     optim: OptimConfig
     prefix: str  # of its metrics
 
