@@ -256,6 +256,28 @@ def test_it_stops_before_a_step_with_a_gradient_that_is_not_finite(make_policy):
     assert all(torch.equal(one, other) for one, other in zip(before, policy.parameters(), strict=True))
 
 
+def test_it_takes_the_steps_of_torchs_own_optimizer():
+    settings = config.OptimConfig(weight_decay=0.1, beta1=0.8, learning_rate=1e-2)
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(20, 20), torch.nn.Linear(20, 20)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    ours = optim.build_optimizer(layers[0], settings)
+    groups = [{"params": [layers[1].weight]}, {"params": [layers[1].bias], "weight_decay": 0.0}]
+    theirs = torch.optim.AdamW(groups, lr=1e-2, betas=(0.8, 0.95), eps=1e-5, weight_decay=0.1, foreach=False)
+    for step in range(6):
+        x = torch.randn(8, 20)
+        for layer, optimizer in zip(layers, (ours, theirs), strict=True):
+            layer(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if step == 2:
+            resumed = optim.build_optimizer(layers[0], settings)
+            resumed.load_state_dict(ours.state_dict())
+            ours = resumed
+    assert torch.allclose(layers[0].weight, layers[1].weight, atol=1e-6)
+    assert torch.allclose(layers[0].bias, layers[1].bias, atol=1e-6)
+
+
 def test_it_decays_matrices_only_and_takes_the_papers_epsilon(make_policy):
     settings = config.OptimConfig(weight_decay=0.1)
     matrices, vectors = optim.build_optimizer(make_policy(), settings).param_groups

@@ -32,7 +32,8 @@ class Compute:
             torch.set_float32_matmul_precision("high")
         else:
             # Some backward passes add in an order that differs from run to run; a resumed run must repeat bit for bit.
-            torch.use_deterministic_algorithms(True)
+            # (torch.use_deterministic_algorithms does the same, but imports the compiler: seconds of every run.)
+            torch.set_deterministic_debug_mode("error")
             torch.utils.deterministic.fill_uninitialized_memory = False
         if self.world_size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if on_gpu else "gloo")
