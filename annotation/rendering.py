@@ -62,6 +62,7 @@ def render_markdown(text) -> SafeString:
     # Markdown drops what is nested deeper; a judge must see all of it.
     if any(token.level >= MAX_NESTING - 1 for token in tokens):
         return render_plain(text)
+    lower_headings(tokens)
     html = MARKDOWN.renderer.render(tokens, MARKDOWN.options, {})
     return mark_safe(
         nh3.clean(
@@ -73,6 +74,13 @@ def render_markdown(text) -> SafeString:
             strip_comments=True,
         )
     )
+
+
+def lower_headings(tokens):
+    """Headings in people's texts stand below the page's own two levels."""
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
 
 
 def render_plain(text) -> SafeString:

@@ -22,6 +22,7 @@ from annotation.words import ranking_words
 
 POLL_SECONDS = 15
 RANKINGS_A_PAGE = 50
+DIGITS = frozenset("123456789")  # what a form's places and ratings can be
 
 
 @never_cache
@@ -147,14 +148,14 @@ def read_form(posted, assignment):
     flags, ratings = {}, {}
     for key in assignment.presented_order:
         place = posted.get(f"place-{key}", "")
-        if place.isdecimal():
+        if place in DIGITS:
             places.setdefault(int(place), []).append(key)
         flags[key] = posted.getlist(f"flag-{key}")
         prefix = f"rating-{key}-"
         ratings[key] = {
             name.removeprefix(prefix): int(value)
             for name, value in posted.items()
-            if name.startswith(prefix) and value.isdecimal()
+            if name.startswith(prefix) and value in DIGITS
         }
     return {
         "client_id": posted.get("client_id", ""),

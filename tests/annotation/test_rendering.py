@@ -48,6 +48,10 @@ def test_it_keeps_what_markdown_means():
     assert '<td class="align-right">2</td>' in html
 
 
+def test_it_keeps_headings_below_those_of_the_page():
+    assert render_markdown("# One\n\n##### Five") == "<h3>One</h3>\n<h6>Five</h6>\n"
+
+
 def test_it_colours_code_on_the_server():
     assert '<span class="k">def</span>' in render_markdown("```python\ndef f(): pass\n```")
 
@@ -97,10 +101,10 @@ def test_it_never_hides_what_markdown_would_drop(text):
     ids=["brackets", "images", "emphasis", "links", "quotes", "backticks", "lines", "a long word"],
 )
 def test_it_takes_bounded_time(text):
-    started = time.perf_counter()
+    started = time.process_time()
     render_markdown(text)
-    # 100 ms on an idle machine; the rest is room for a busy one.
-    assert time.perf_counter() - started < 0.5
+    # About 100 ms on an idle machine; the rest is room for a slower one.
+    assert time.process_time() - started < 0.5
 
 
 def test_it_says_how_much_is_not_shown():

@@ -77,7 +77,7 @@ export class View {
       parts.push(this.gap(index > 0));
       const slot = this.slot(group.map((id) => this.chip(state, id, ranks[id])));
       slot.dataset.rank = index + 1;
-      if (state.tie && index === state.groups.length - 1) slot.querySelector("ol").append(element("li", "chip-space"));
+      if (state.tie && index === state.groups.length - 1) slot.querySelector(".order__ties").append(element("span", "chip-space"));
       parts.push(slot);
     });
     const left = State.unplaced(state);
@@ -104,7 +104,7 @@ export class View {
 
   slot(chips, kind = "") {
     const slot = element("li", `order__slot ${kind}`);
-    const list = element("ol", "order__ties");
+    const list = element("div", "order__ties");
     list.dataset.drop = "";
     for (const chip of chips) list.append(chip);
     slot.append(list);
@@ -144,7 +144,7 @@ export class View {
 
   drawProgress({ done, goal, median_seconds: seconds }) {
     byId("progress-done").textContent = fill(this.words.done_today, { done, goal });
-    byId("progress-pace").textContent = seconds ? fill(this.words.pace, { seconds: Math.round(seconds) }) : "";
+    byId("progress-pace").textContent = seconds >= 1 ? fill(this.words.pace, { seconds: Math.round(seconds) }) : "";
   }
 
   announce(sentence) {

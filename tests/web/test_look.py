@@ -1,0 +1,169 @@
+"""What holds for every page: accessible in both themes, light to load, nothing from elsewhere, hashed assets."""
+
+import gzip
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from django.contrib.staticfiles import finders
+from django.core.management import call_command
+from django.urls import reverse
+from playwright.sync_api import expect
+
+STATIC = Path(finders.find("css/tokens.css")).parent.parent
+MAX_PAGE_BYTES = 120 * 1024  # compressed, everything that the ranking page loads
+AXE_OPTIONS = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+
+
+def violations(page):
+    # A colour half way through its change is nobody's fault.
+    page.evaluate("Promise.all(document.getAnimations().map((animation) => animation.finished))")
+    found = Axe().run(page, options=AXE_OPTIONS).response["violations"]
+    return [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in found]
+
+
+@pytest.fixture(params=["light", "dark"])
+def theme(request, page):
+    page.emulate_media(color_scheme=request.param)
+    return request.param
+
+
+@pytest.mark.browser
+@pytest.mark.django_db(transaction=True)
+class TestInTheBrowser:
+    def test_axe_finds_nothing_on_the_ranking_page(self, theme, make_tasks, open_ranking, project, admin):
+        from annotation.projects import set_guideline
+
+        set_guideline(project, text="# What to look for\n\n- a kind ending", created_by=admin)
+        project.ranking_form = {"overall": True}
+        project.save()
+        make_tasks(1, k=5)
+        page = open_ranking()
+        assert violations(page) == []
+        for key in ("4", "1", "=", "2", "3", "f"):
+            page.keyboard.press(key)
+        assert violations(page) == []
+        for opened in ("?", "g", "s"):
+            page.keyboard.press("Escape")
+            page.locator("h1").evaluate("heading => document.activeElement.blur()")
+            page.keyboard.press(opened)
+            expect(page.locator("dialog[open]")).to_be_visible()
+            assert violations(page) == []
+
+    def test_axe_finds_nothing_on_a_phone(self, theme, make_tasks, open_ranking, page):
+        page.set_viewport_size({"width": 390, "height": 800})
+        make_tasks(1)
+        page = open_ranking()
+        page.locator("#tray .chip").first.click()
+        assert violations(page) == []
+
+    def test_axe_finds_nothing_when_nothing_waits(self, theme, open_ranking):
+        page = open_ranking()
+        expect(page.locator("#empty")).to_be_visible()
+        assert violations(page) == []
+
+    @pytest.mark.parametrize("name", ["rank", "work", "guidelines", "prompts", "members", "settings"])
+    def test_axe_finds_nothing_on_the_project_pages(
+        self, theme, name, watched, sign_in, live_server, project, admin, make_tasks
+    ):
+        make_tasks(1)
+        sign_in(admin)
+        watched.goto(live_server.url + reverse(f"annotation:{name}", args=[project.slug]))
+        assert violations(watched) == []
+        watched.set_viewport_size({"width": 360, "height": 740})
+        assert watched.evaluate("document.documentElement.scrollWidth") == 360
+
+    @pytest.mark.parametrize("name", ["home", "api_tokens", "account_change_password"])
+    def test_axe_finds_nothing_on_the_account_pages(self, theme, name, watched, sign_in, live_server, admin):
+        sign_in(admin)
+        watched.goto(live_server.url + reverse(name))
+        assert violations(watched) == []
+
+    def test_axe_finds_nothing_on_the_sign_in_page(self, theme, watched, live_server, transactional_db):
+        watched.goto(live_server.url + reverse("account_login"))
+        assert violations(watched) == []
+
+    def test_the_switch_changes_the_theme_and_it_stays(self, open_ranking, page):
+        page.emulate_media(color_scheme="light")
+        page = open_ranking()
+        paper = "getComputedStyle(document.documentElement).backgroundColor"
+        light = page.evaluate(paper)
+        page.get_by_label("Switch between dark and light").click()
+        dark = page.evaluate(paper)
+        assert dark != light
+        page.reload()
+        assert page.evaluate(paper) == dark
+
+    def test_the_ranking_page_is_light_to_load(self, make_tasks, sign_in, annotator, live_server, project, page):
+        make_tasks(1)
+        sign_in(annotator)
+        sizes = {}
+
+        def weigh(response):
+            if response.request.method == "GET" and response.ok:
+                sizes[response.url] = len(gzip.compress(response.body()))
+
+        page.on("response", weigh)
+        page.goto(live_server.url + reverse("annotation:rank", args=[project.slug]), wait_until="networkidle")
+        assert len(sizes) > 8
+        assert sum(sizes.values()) < MAX_PAGE_BYTES, sizes
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_the_order_keeps_its_rules_under_any_steps(self, live_server, page, seed):
+        """Random steps: every card stands once, at most; no group is empty; undo leads back to the beginning."""
+        page.goto(f"{live_server.url}/healthy/")
+        failure = page.evaluate(
+            """async ([url, seed]) => {
+                const State = await import(url);
+                let random = seed + 1;
+                const draw = (n) => (random = (random * 48271) % 2147483647) % n;
+                const cards = ["a", "b", "c", "d", "e"];
+                const { place, toggleTie, moveEarlier, moveLater, remove } = State;
+                const steps = [place, place, toggleTie, moveEarlier, moveLater, remove];
+                for (let round = 0; round < 300; round++) {
+                    let state = State.create(cards);
+                    for (let step = 0; step < 25; step++) {
+                        state = steps[draw(steps.length)](state, cards[draw(5)]);
+                        const flat = state.groups.flat();
+                        if (new Set(flat).size !== flat.length) return "twice " + JSON.stringify(state);
+                        if (state.groups.some((group) => group.length === 0)) return "empty " + JSON.stringify(state);
+                        if (flat.length + State.unplaced(state).length !== 5) return "lost " + JSON.stringify(state);
+                    }
+                    for (let step = 0; step < 60; step++) state = State.undo(state);
+                    if (state.groups.length !== 0) return "undo " + JSON.stringify(state);
+                }
+                return null;
+            }""",
+            [f"{live_server.url}/static/js/ranking/state.js", seed],
+        )
+        assert failure is None
+
+
+def test_vendored_files_are_those_of_the_table():
+    table = (STATIC / "vendor" / "README.md").read_text()
+    rows = re.findall(r"^\| (\S+) \| \S+ \| \S+ \| .*?\((\S+)\) \| ([0-9a-f]{64}) \|$", table, re.MULTILINE)
+    listed = {name: digest for name, _licence, digest in rows}
+    kept = {path.name for path in (STATIC / "vendor").iterdir()}
+    assert kept == set(listed) | {licence for _name, licence, _digest in rows} | {"README.md"}
+    for name, digest in listed.items():
+        assert hashlib.sha256((STATIC / "vendor" / name).read_bytes()).hexdigest() == digest
+
+
+def test_pages_load_hashed_files_only(settings, tmp_path):
+    settings.STATIC_ROOT = tmp_path
+    settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": "plumbline.storage.HashedStaticFiles"}}
+    call_command("collectstatic", verbosity=0, interactive=False)
+    main = next(tmp_path.glob("js/ranking/main.*.js")).read_text()
+    imports = re.findall(r'from "(\./[^"]+)"', main)
+    assert len(imports) >= 5
+    assert all(re.fullmatch(r"\./\w+\.[0-9a-f]{12}\.js", name) for name in imports)
+
+
+def test_templates_hold_no_inline_script_or_style(settings):
+    for template in Path(settings.TEMPLATE_DIR).rglob("*.html"):
+        text = template.read_text()
+        assert not re.search(r"\sstyle=|<style|\son\w+=|javascript:", text), template
+        assert not re.search(r"<script(?![^>]*\bsrc=)", text), template
+        assert not re.search(r"""(?:src|href)=["']https?:""", text), template
