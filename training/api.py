@@ -10,6 +10,7 @@ from rest_framework.decorators import api_view
 from rest_framework.exceptions import ValidationError
 from rest_framework.response import Response
 
+from annotation.api import read_body
 from annotation.models import Role
 from annotation.permissions import project_for
 from plumbline.api import Conflict, refuse_unknown_parameters
@@ -34,7 +35,7 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 @api_view(["POST"])
 def start_round(request, slug):
     project, _member = project_for(request.user, slug, Role.ADMIN)
-    values = parsed(NewRoundSerializer, request)
+    values = read_body(request, NewRoundSerializer)
     try:
         round = rounds.start_round(
             project,
@@ -42,6 +43,8 @@ def start_round(request, slug):
             idempotency_key=idempotency_key(request),
             overrides=values["overrides"],
         )
+    except rounds.SettingsError as error:
+        raise ValidationError({"overrides": [str(error)]}) from None
     except rounds.RoundError as error:
         raise Conflict(str(error)) from None
     return Response(RoundSerializer(round).data, status=status.HTTP_201_CREATED)
@@ -59,7 +62,7 @@ def show_round(request, slug, number):
 @api_view(["POST"])
 def create_run(request, slug):
     project, _member = project_for(request.user, slug, Role.ADMIN)
-    values = parsed(NewRunSerializer, request)
+    values = read_body(request, NewRunSerializer)
     plan = plans.plan_for(project)
     try:
         run, created = runs.create_run(
@@ -141,12 +144,6 @@ def require_role(user, project, role):
     except PermissionDenied:
         raise Http404 from None
     project_for(user, project.slug, role)
-
-
-def parsed(serializer_class, request):
-    serializer = serializer_class(data=request.data)
-    serializer.is_valid(raise_exception=True)
-    return serializer.validated_data
 
 
 def idempotency_key(request):

@@ -318,12 +318,13 @@ def check_tensors(path, *, on_progress=lambda: None):
         position = end
     if position != size:
         raise _broken(path, _("its length is not the one that its header gives"))
-    for name, tensor in header.items():
-        if not is_finite(path, start, tensor, on_progress=on_progress):
-            raise CheckpointError(
-                _("%(file)s has weights that are not finite (%(name)s); it must not be used, train it again.")
-                % {"file": path.name, "name": name[:100]}
-            )
+    with open(path, "rb") as file:
+        for name, tensor in header.items():
+            if not is_finite(file, start, tensor, on_progress=on_progress):
+                raise CheckpointError(
+                    _("%(file)s has weights that are not finite (%(name)s); it must not be used, train it again.")
+                    % {"file": path.name, "name": name[:100]}
+                )
 
 
 def read_header(path):
@@ -342,20 +343,18 @@ def read_header(path):
     return header, 8 + length
 
 
-def is_finite(path, start, tensor, *, on_progress=lambda: None):
+def is_finite(file, start, tensor, *, on_progress=lambda: None):
+    """Whether a tensor of an open safetensors file has finite floats only, or no floats at all."""
     _item, bits, exponent = TENSOR_TYPES[tensor["dtype"]]
     begin, end = tensor["data_offsets"]
-    if bits is None or begin == end:
+    if bits is None:
         return True
-    with open(path, "rb") as file:
-        file.seek(start + begin)
-        left = end - begin
-        while left:
-            chunk = file.read(min(CHUNK_BYTES, left))
-            if ((numpy.frombuffer(chunk, dtype=bits) & bits(exponent)) == exponent).any():
-                return False
-            left -= len(chunk)
-            on_progress()
+    file.seek(start + begin)
+    for position in range(begin, end, CHUNK_BYTES):
+        chunk = file.read(min(CHUNK_BYTES, end - position))
+        if ((numpy.frombuffer(chunk, dtype=bits) & bits(exponent)) == exponent).any():
+            return False
+        on_progress()
     return True
 
 

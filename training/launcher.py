@@ -236,6 +236,7 @@ def settle(engine, why):
     runs.end_attempt(engine.attempt, exit_code=rundir.EXIT_INTERRUPTED if why == "shutdown" else code)
     if why == "cancel":
         runs.finish(run.id, fence=fence, state=RunState.CANCELLED, message=_("Cancelled."))
+        drop_resume_checkpoints(run)
     elif code == rundir.EXIT_OK and engine.finished is not None:
         store_output(engine)
     elif code == rundir.EXIT_GUARD:
@@ -289,7 +290,7 @@ def store_output(engine):
 
 
 def drop_resume_checkpoints(run):
-    """A finished run needs none; they are the largest files of all."""
+    """A run that is over needs none; they are the largest files of all. One that failed keeps them, to be retried."""
     for attempt in run.attempt_rows.all():
         shutil.rmtree(runs.data_path(attempt.directory) / rundir.CHECKPOINTS, ignore_errors=True)
 

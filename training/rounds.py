@@ -42,6 +42,10 @@ class RoundError(ValueError):
     """A round cannot be started or changed so. One sentence for people."""
 
 
+class SettingsError(RoundError):
+    """The settings asked for make no valid configuration."""
+
+
 def default_recipe():
     return [
         {
@@ -85,11 +89,8 @@ def start_round(project, *, created_by=None, idempotency_key="", recipe=None, ov
         own = runs.flattened(overrides or {})
         runs.resolve_config({**plan.overrides, **own}, preset=plan.preset)
     except runs.RunError as error:
-        raise RoundError(str(error)) from None
+        raise SettingsError(str(error)) from None
     recipe = [{**stage, "overrides": {**own, **stage.get("overrides", {})}} for stage in recipe]
-    recipe = [
-        {**stage, "overrides": {**runs.flattened(overrides or {}), **stage.get("overrides", {})}} for stage in recipe
-    ]
     try:
         with transaction.atomic():
             round = Round.objects.create(
@@ -257,12 +258,20 @@ def conclude(round):
     except (ValueError, OSError) as error:
         end(round, RoundState.FAILED, _("The new answers could not be queued: %(why)s") % {"why": error})
         return
-    plan = plans.plan_for(round.project)
-    if policy and plan.auto_promote and (result.get("win_rate_low") or 0) > 0.5:
-        try:
-            checkpoints.promote(policy, actor=None)
-        except checkpoints.CheckpointError as error:
-            logger.warning("The policy of round %s was not promoted: %s", round.number, error)
+    if policy and plans.plan_for(round.project).auto_promote:
+        promote_if_better(round, policy, result)
+
+
+def promote_if_better(round, policy, result):
+    """Promotes the new policy where it beats the old one for sure, by the reward model's word."""
+    if (result.get("win_rate_low") or 0) <= 0.5:
+        return
+    try:
+        checkpoints.promote(policy)
+    except checkpoints.CheckpointError as error:
+        logger.warning("The policy of round %s was not promoted: %s", round.number, error)
+    else:
+        Round.objects.filter(id=round.id).update(result={**result, "auto_promoted": True})
 
 
 def end(round, state, message, *, result=None):

@@ -44,6 +44,7 @@ from training.models import (
 LEASE_SECONDS = 15
 ATTEMPTS_WITHOUT_PROGRESS = 3
 RESEND_AFTER_SECONDS = 4  # a queued row this old may have lost its message
+DEEPEST_SETTING = 8
 CHECKPOINT_INPUTS = ("policy", "ref_policy", "reward_model")
 SNAPSHOT_INPUTS = {
     "rankings": "rankings.jsonl",
@@ -478,12 +479,14 @@ def _artifact(project, name, digest):
     return artifact
 
 
-def flattened(values, prefix=""):
-    """{"ppo": {"kl_coef": 0.1}} -> {"ppo.kl_coef": 0.1}; dotted keys stay as they are."""
+def flattened(values, prefix="", depth=1):
+    """{"ppo": {"kl_coef": 0.1}} -> {"ppo.kl_coef": 0.1}; dotted keys stay as they are. Raises RunError."""
+    if depth > DEEPEST_SETTING:
+        raise RunError(_("The settings are nested too deeply; %(key)s is no setting.") % {"key": prefix[:40]})
     flat = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat.update(flattened(value, f"{prefix}{key}."))
+            flat.update(flattened(value, f"{prefix}{key}.", depth + 1))
         else:
             flat[f"{prefix}{key}"] = value
     return flat

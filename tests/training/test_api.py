@@ -89,10 +89,26 @@ def test_it_refuses_hostile_settings_of_a_run(sft, project, admin, api_for):
         assert answer.status_code == 400, config
 
 
+@pytest.mark.parametrize("depth", [500, 900, 5_000, 100_000])
+def test_it_refuses_settings_nested_too_deep(depth, sft, admin, api_for):
+    body = '{"stage": "generate", "config": ' + '{"a": ' * depth + "1" + "}" * depth + "}"
+    answer = api_for(admin).post(f"{BASE}/projects/stories/runs/", body, content_type="application/json")
+    assert answer.status_code == 400
+
+
 def test_it_says_why_a_round_cannot_start(sft, admin, api_for):
     answer = api_for(admin).post(f"{BASE}/projects/stories/rounds/", {})
     assert answer.status_code == 409
     assert answer.json()["error"]["message"].startswith("There are no prompts yet")
+    assert not Round.objects.exists()
+
+
+def test_it_refuses_wrong_settings_of_a_round(project, sft, prompts, admin, api_for, monkeypatch):
+    from training import rounds
+
+    monkeypatch.setattr(rounds, "refuse_too_few", lambda project: None)
+    answer = api_for(admin).post(f"{BASE}/projects/stories/rounds/", {"overrides": {"ppo.kl_coef": -1}})
+    assert (answer.status_code, list(answer.json()["error"]["fields"])) == (400, ["overrides"])
     assert not Round.objects.exists()
 
 

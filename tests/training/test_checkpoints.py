@@ -1,6 +1,7 @@
 """Checkpoints: what is refused, where they are kept, and which one a project uses."""
 
 import json
+import time
 
 import pytest
 
@@ -93,6 +94,15 @@ def test_it_refuses_weights_that_are_not_finite(folder, dtype, bits):
     write_safetensors(folder / "model.safetensors", {"w": tensor([2], 0, 2 * size, dtype)}, data)
     with pytest.raises(checkpoints.CheckpointError, match="not finite"):
         checkpoints.verify(folder)
+
+
+def test_it_reads_a_header_of_100_000_tensors_within_two_seconds(folder):
+    (folder / "manifest.json").unlink()
+    header = {f"layer.{number}.weight": tensor([1], 4 * number, 4 * number + 4) for number in range(100_000)}
+    write_safetensors(folder / "model.safetensors", header, bytes(400_000))
+    began = time.process_time()
+    checkpoints.verify(folder)
+    assert time.process_time() - began < 2
 
 
 def test_it_accepts_the_largest_finite_numbers(folder):

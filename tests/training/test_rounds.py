@@ -201,6 +201,7 @@ def test_it_promotes_by_itself_where_the_plan_says_so(started, play, project):
     plans.change_plan(project, auto_promote=True)
     round = play(started)
     assert checkpoints.promoted(project).digest == round.result["policy"]
+    assert round.result["auto_promoted"]
 
 
 def test_it_lets_the_policy_answer_first_prompts(project, plan, sft, prompts, play):

@@ -1,8 +1,10 @@
 """The rows of runs: idempotency, claims, fences, leases, cancels, and what brings lost things back."""
 
 import datetime
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from training import runs
@@ -62,6 +64,21 @@ def test_it_refuses_a_wrong_run_with_one_sentence(project, sft, arguments, words
 def test_it_gives_a_run_to_one_claimer(make_run):
     run = make_run()
     assert [runs.claim(run.id, owner=name) for name in "abc"] == [1, None, None]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_gives_a_run_to_one_of_many_claimers_at_once(make_run):
+    run = make_run()
+
+    def claim(number):
+        try:
+            return runs.claim(run.id, owner=str(number))
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        fences = list(pool.map(claim, range(16)))
+    assert sorted(fence for fence in fences if fence) == [1]
 
 
 def test_it_writes_nothing_with_an_old_fence(claimed):

@@ -25,16 +25,15 @@ class Command(BaseCommand):
             reconcile()
             return
         while True:
-            try:
-                reconcile()
-            except Exception:
-                # A database that is away comes back; the loop must be there when it does.
-                logger.exception("A pass of the reconciler failed")
+            reconcile()
             close_old_connections()
             time.sleep(seconds)
 
 
 def reconcile():
-    runs.reconcile()
-    rounds.reconcile()
-    assignment.expire_leases()
+    for put_right in (runs.reconcile, rounds.reconcile, assignment.expire_leases):
+        try:
+            put_right()
+        except Exception:
+            # A database that is away comes back, and one sick row must not hold up the rest: the loop goes on.
+            logger.exception("A pass of the reconciler failed")
