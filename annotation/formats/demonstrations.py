@@ -1,6 +1,6 @@
 """Demonstrations: {"id", "messages", "weight", "pool", "group", "source"}; `messages` is what TRL's SFT reads."""
 
-from annotation.formats.selection import CHUNK, filter_simulated, to_line
+from annotation.formats.selection import CHUNK, filter_simulated, ordered, to_line
 from annotation.models import Demonstration, Pool
 
 
@@ -16,7 +16,7 @@ def write_demonstrations(project, selection):
         yield to_line(
             {
                 "id": str(row.pk),
-                "messages": [*row.prompt.messages, row.message],
+                "messages": ordered([*row.prompt.messages, row.message]),
                 "weight": 1.0,
                 "pool": row.prompt.pool,
                 "group": row.prompt.group,

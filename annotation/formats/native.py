@@ -4,6 +4,7 @@ from datetime import UTC
 
 from annotation.formats.selection import (
     completions_by_id,
+    ordered,
     pseudonym_of,
     read_pseudonyms,
     read_rankings,
@@ -31,13 +32,13 @@ def ranking_object(ranking, pseudonym):
         "group": prompt.group,
         "source": ranking.source,
         "prompt_digest": prompt.digest,
-        "prompt": prompt.messages,
+        "prompt": ordered(prompt.messages),
         "completions": [
             {
                 "id": completion_id,
-                "messages": [completion.message],
+                "messages": [ordered(completion.message)],
                 "finish_reason": completion.finish_reason,
-                "generator": completion.generator,
+                "generator": ordered(completion.generator),
             }
             for completion_id, completion in completions_by_id(ranking).items()
         ],
@@ -46,8 +47,8 @@ def ranking_object(ranking, pseudonym):
         "none_acceptable": ranking.none_acceptable,
         "strength": ranking.strength,
         "weight": ranking.weight,
-        "ratings": ranking.ratings,
-        "flags": ranking.flags,
+        "ratings": ordered(ranking.ratings),
+        "flags": ordered(ranking.flags),
         "rationale": ranking.rationale,
         "annotator": pseudonym,
         "presented_order": ranking.presented_order,

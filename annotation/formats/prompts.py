@@ -1,6 +1,6 @@
 """Prompts: {"digest", "messages", "pool", "group"}, each conversation once, in the order of import."""
 
-from annotation.formats.selection import CHUNK, to_line
+from annotation.formats.selection import CHUNK, ordered, to_line
 from annotation.models import Prompt
 
 
@@ -13,5 +13,10 @@ def write_prompts(project, selection=None):
         if key not in seen:
             seen.add(key)
             yield to_line(
-                {"digest": prompt.digest, "messages": prompt.messages, "pool": prompt.pool, "group": prompt.group}
+                {
+                    "digest": prompt.digest,
+                    "messages": ordered(prompt.messages),
+                    "pool": prompt.pool,
+                    "group": prompt.group,
+                }
             )

@@ -21,9 +21,22 @@ class JudgmentFilter:
     simulated: str = "include"  # include | exclude | only
 
 
+# Line ends to some readers (Python's splitlines among them), though not to JSON.
+ESCAPED = str.maketrans({character: f"\\u{ord(character):04x}" for character in "\u0085\u2028\u2029"})
+
+
 def to_line(value):
     """One JSON object, keys in the order in which the format lists them."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(ESCAPED) + "\n"
+
+
+def ordered(value):
+    """A stored JSON value with its keys in one order, role and type first: PostgreSQL does not keep the order given."""
+    if isinstance(value, dict):
+        return {key: ordered(value[key]) for key in sorted(value, key=lambda key: (key not in ("role", "type"), key))}
+    if isinstance(value, list):
+        return [ordered(item) for item in value]
+    return value
 
 
 def select_rankings(project, selection, *, purposes=None):

@@ -1,6 +1,13 @@
 """TRL preference data: one comparison a line, in chat form or as plain text. Only what may train."""
 
-from annotation.formats.selection import TRAINING_PURPOSES, comparisons, completions_by_id, read_rankings, to_line
+from annotation.formats.selection import (
+    TRAINING_PURPOSES,
+    comparisons,
+    completions_by_id,
+    ordered,
+    read_rankings,
+    to_line,
+)
 from annotation.messages import message_text
 
 
@@ -15,7 +22,11 @@ def read_comparisons(project, selection):
 def write_preferences(project, selection):
     for ranking, chosen, rejected in read_comparisons(project, selection):
         yield to_line(
-            {"prompt": ranking.task.prompt.messages, "chosen": [chosen.message], "rejected": [rejected.message]}
+            {
+                "prompt": ordered(ranking.task.prompt.messages),
+                "chosen": [ordered(chosen.message)],
+                "rejected": [ordered(rejected.message)],
+            }
         )
 
 
