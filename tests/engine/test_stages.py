@@ -7,6 +7,7 @@ import torch
 
 from tests.engine.conftest import STORIES
 from training.engine import checkpoint, config, data, generate, optim, pretrain, rundir, sft, vocabulary
+from training.engine.distributed import Compute
 from training.engine.progress import GuardStopped, Interrupted, Progress, newest_checkpoint
 
 MODEL = {
@@ -314,3 +315,24 @@ def test_it_ships_presets_that_hold_together():
         values = config.load(name)
         assert values.pretrain.sequence_length <= values.model.max_positions
         assert data.shuffled(2, seed=values.run.seed, epoch=0)
+
+
+def test_it_refuses_devices_and_jobs_that_it_cannot_serve(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(config.ConfigError, match="finds no CUDA device"):
+        Compute(config.RunConfig(device="cuda"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(config.ConfigError, match="without torchrun"):
+        Compute(config.RunConfig())
+
+
+def test_it_trains_and_samples_in_bfloat16(inputs, tmp_path):
+    losses = metrics_of(run(sft, sft_settings(inputs, dtype="bfloat16"), tmp_path / "run"), "loss")
+    assert losses[-1] < losses[0]
+    values = settings(
+        inputs,
+        ("policy", "prompts"),
+        generate={"sampling": {"max_new_tokens": 4}},
+        run={"dtype": "bfloat16"},
+    )
+    assert run(generate, values, tmp_path / "gen")[-1]["summary"]["completions"] == 8
