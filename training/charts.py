@@ -75,7 +75,7 @@ ENTROPY = Chart(
 )
 EOS = Chart(
     key="eos",
-    name=_("Answers that end by themselves"),
+    name=_("Ended by themselves"),
     lines=(("eos_rate", _("ended")),),
     meaning=_("The share of answers that stop before the length limit."),
     unit="percent",
