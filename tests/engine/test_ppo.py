@@ -428,8 +428,15 @@ def learn_even_tokens(tmp_path, world, monkeypatch, **settings):
         ppo, "make_players", lambda config: dataclasses.replace(make_players(config), scorer=EvenTokens())
     )
     run_settings = {"seed": settings.pop("seed", 0)}
+    toy = checkpoint.load_policy(tmp_path / "policy")
+    with torch.no_grad():  # weights of its own, so that how a policy is initialised changes nothing here
+        for number, parameter in enumerate(toy.parameters()):
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.12, generator=torch.Generator().manual_seed(number))
+    checkpoint.save_policy(toy, checkpoint.load_tokenizer_of(tmp_path / "policy"), tmp_path / "toy")
+    inputs = {"policy": str(tmp_path / "toy"), "ref_policy": str(tmp_path / "toy")}
     made = world(
-        run=run_settings, **{
+        run=run_settings, inputs=inputs, **{
             "iterations": 20, "batch_size": 64, "minibatch_size": 32, "max_new_tokens": 4, "missing_eos_score": 0.0,
             "ppo_epochs": 2, "sample_prompts": 0, "optim": {"learning_rate": 6e-3}, **settings,
         },

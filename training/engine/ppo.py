@@ -325,12 +325,10 @@ def ppo_loss(players, part, drawn, advantages, returns, rows, settings, denomina
 
 
 def make_players(config):
-    """The networks, loaded; both value networks start as the page's head says."""
+    """The networks, loaded. A value network starts as the docstring above says; a head on the trunk at zero."""
     inputs = config.inputs
     require_inputs(config, "ppo", "policy", "reward_model", "prompts")
     compute = Compute(config.run)
-    if compute.world_size > 1:
-        raise ConfigError(f"PPO runs in one process, not in {compute.world_size}; start it without torchrun.")
     device = compute.device
     policy = checkpoint.load_policy(inputs.policy, device=device)
     tokenizer = checkpoint.load_tokenizer_of(inputs.policy)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from training.engine import checkpoint, data, losses, rollout, sampling, scorer
-from training.engine.config import ConfigError, require_inputs
+from training.engine.config import require_inputs
 from training.engine.distributed import Compute
 from training.engine.guards import require_finite
 from training.engine.heads import RewardModel, ScalarHead
@@ -50,10 +50,6 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     settings, seed = config.reward_model, config.run.seed
     require_inputs(config, "reward_model", "policy", "rankings")
     compute = Compute(config.run)
-    if compute.world_size > 1:
-        raise ConfigError(
-            f"The reward model runs in one process, not in {compute.world_size}; start it without torchrun."
-        )
     tokenizer = checkpoint.load_tokenizer_of(config.inputs.policy)
     members = [fresh_member(config, number, compute.device) for number in range(settings.members)]
     optimizers = [build_optimizer(member, settings.optim) for member in members]
@@ -225,7 +221,8 @@ def reference_rows(config, tokenizer, training, compute):
     """(token ids of samples to normalise on, a sentence on which they are).
 
     Samples of the starting policy for inputs.prompts, those of the pool reward or else sft or else all; without prompts
-    the ranked completions stand in. A sample that was cut off is left out: it will not be scored in PPO either.
+    the ranked completions stand in. Samples that were cut off are left out, for PPO does not ask for their score
+    either; but where most were, all stand, for a few would tell little.
     """
     settings = config.reward_model
     if not config.inputs.prompts:
@@ -247,7 +244,7 @@ def reference_rows(config, tokenizer, training, compute):
         )
     rows = [[*prompt, *sample.ids] for prompt, sample in zip(encoded, samples, strict=True)]
     ended = [row for row, sample in zip(rows, samples, strict=True) if sample.finish_reason == "stop"]
-    rows = ended if len(ended) > 1 else rows
+    rows = ended if 2 * len(ended) >= max(len(rows), 4) else rows
     which = f"of the pool {pool}" if pool else "of the file"
     return rows, f"Scores are normalised on {len(rows)} samples of the starting policy for prompts {which}."
 
