@@ -21,6 +21,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from training.engine import rundir
 from training.models import Checkpoint, CheckpointRole, CheckpointState
 from training.runs import audit, data_path
 
@@ -167,8 +168,7 @@ def copy_whole(path, target):
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         shutil.copytree(path, temporary, copy_function=shutil.copyfile)
-        if not (temporary / MANIFEST).exists():
-            (temporary / MANIFEST).write_text(json.dumps(make_manifest(temporary)), encoding="utf-8")
+        ensure_manifest(temporary)
         for entry in temporary.rglob("*"):
             _sync(entry)
         _sync(temporary)
@@ -185,12 +185,19 @@ def copy_whole(path, target):
 
 def move_whole(path, target):
     try:
+        ensure_manifest(path)
         os.rename(path, target)
         _sync(target.parent)
     except OSError:
         # Another file system has no rename: copy, then remove.
         copy_whole(path, target)
         shutil.rmtree(path, ignore_errors=True)
+
+
+def ensure_manifest(path):
+    """Gives a directory that came from elsewhere the manifest that it was judged by."""
+    if not (path / MANIFEST).exists():
+        rundir.write_json(path / MANIFEST, make_manifest(path))
 
 
 def size_of(path):

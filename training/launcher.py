@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from django.conf import settings
-from django.db import OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection
 from django.utils.translation import gettext as _
 
 import training
@@ -50,7 +50,6 @@ PASSED_ON_PREFIXES = (
     "TORCHINDUCTOR_",
 )
 OUTPUT_ROLES = {
-    "pretrain": CheckpointRole.POLICY,
     "sft": CheckpointRole.SFT,
     "reward_model": CheckpointRole.REWARD_MODEL,
     "ppo": CheckpointRole.POLICY,
@@ -111,7 +110,7 @@ class Lease:
         """A database that is away for a moment is no reason to give up; one that is away for a whole lease is."""
         try:
             yield
-        except OperationalError as error:
+        except (OperationalError, InterfaceError) as error:
             connection.close()
             if time.monotonic() > self.ends_at:
                 raise runs.LostRun(f"the database is away: {error}") from None

@@ -50,6 +50,14 @@ def test_it_moves_a_checkpoint_into_the_data_directory(project, folder, data_dir
     assert checkpoints.verify(data_dir / made.uri) == made.digest
 
 
+@pytest.mark.parametrize("copy", [True, False])
+def test_it_gives_a_checkpoint_from_elsewhere_its_manifest(project, folder, data_dir, copy):
+    (folder / "manifest.json").unlink()
+    made = checkpoints.add_checkpoint(project, role="sft", path=folder, name="a", copy=copy)
+    assert checkpoints.is_whole(data_dir / made.uri, made.digest)
+    checkpoints.promote(made)
+
+
 def test_it_replaces_a_damaged_copy_in_its_place(project, folder, data_dir):
     made = checkpoints.add_checkpoint(project, role="sft", path=folder, name="a", copy=True)
     (data_dir / made.uri / "config.json").write_text("damaged")

@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+from django.db import InterfaceError, OperationalError
 
 from training import launcher, metrics, runs
 from training.models import Checkpoint, Metric, RunState
@@ -140,6 +141,34 @@ def test_it_ends_the_engine_of_a_run_that_it_lost(make_run, supervise):
 
     run = supervise(run, "work", should_stop=after_step(run, 2, lose))
     assert (run.fence, run.state) == (99, RunState.RUNNING)
+    assert not is_alive(run.attempt_rows.get().pid)
+
+
+def test_it_bears_a_database_that_is_away_for_a_moment(make_run, supervise, monkeypatch):
+    record_events, faults = runs.record_events, [OperationalError("away"), InterfaceError("away")]
+
+    def record(*arguments, **options):
+        if faults:
+            raise faults.pop()
+        record_events(*arguments, **options)
+
+    monkeypatch.setattr(launcher.connection, "close", lambda: None)  # it holds the test's transaction
+    monkeypatch.setattr(runs, "record_events", record)
+    run = make_run()
+    run = supervise(run, "work_then_succeed", should_stop=after_step(run, 2, lambda: True))
+    assert (run.state, faults) == (RunState.INTERRUPTED, [])
+    assert run.metrics.count() == run.step
+
+
+def test_it_ends_the_engine_when_the_database_stays_away(make_run, supervise, monkeypatch):
+    def renew(*arguments, **options):
+        raise OperationalError("away")
+
+    monkeypatch.setattr(launcher.connection, "close", lambda: None)
+    monkeypatch.setattr(runs, "renew_lease", renew)
+    monkeypatch.setattr(runs, "LEASE_SECONDS", 1)
+    run = supervise(make_run(), "work")
+    assert run.state == RunState.RUNNING  # the reconciler will take it, once the database is back
     assert not is_alive(run.attempt_rows.get().pid)
 
 
