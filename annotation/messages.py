@@ -123,6 +123,15 @@ def check_prompt(messages, *, field="messages"):
         )
 
 
+def can_be_ranked(message):
+    """Whether a model's message can be stored and read: it has some text, and no character that no database takes."""
+    try:
+        check_answer(message)
+    except MessageError:
+        return False
+    return bool(message_text(message).strip())
+
+
 def check_answer(message, *, field="message"):
     """Raises MessageError unless `message` is an assistant message."""
     check_message(message, field=field, roles=("assistant",))

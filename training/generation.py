@@ -12,7 +12,7 @@ from django.db.models import Count
 from django.utils.translation import gettext as _
 
 from annotation import assignment, completions
-from annotation.messages import message_text
+from annotation.messages import can_be_ranked
 from annotation.models import Pool, Prompt, Purpose
 from training import plans, runs
 
@@ -128,12 +128,12 @@ def queue_tasks(round, *, run, base_run=None):
 
 
 def read_completions(run):
-    """{prompt digest: rows} of a generate run's output; answers without any text are left out, nobody can rank them."""
+    """{prompt digest: rows} of a generate run's output, without answers that nobody can rank (empty, or with a NUL)."""
     by_prompt = {}
     path = runs.data_path(run.output_uri) / COMPLETIONS
     with open(path, encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
-            if message_text(row["message"]).strip():
+            if can_be_ranked(row["message"]):
                 by_prompt.setdefault(row["prompt_digest"], []).append(row)
     return by_prompt

@@ -19,6 +19,7 @@ from django.utils.translation import gettext as _
 
 import training
 from annotation import assignment, completions, projects, prompts
+from annotation.messages import can_be_ranked
 from annotation.models import POOLS, Membership, Project, Prompt, Purpose, Role, Slot, SlotState
 from plumbline import accounts
 from plumbline.demo import world
@@ -126,7 +127,7 @@ def add_starter(project):
 
 def read_completions(path):
     with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+        return [row for row in map(json.loads, file) if can_be_ranked(row["message"])]
 
 
 @transaction.atomic

@@ -5,6 +5,7 @@ Knows the API only: no database, no Django. Each player has a token and a thread
 
 from __future__ import annotations
 
+import logging
 import statistics
 import threading
 import time
@@ -16,6 +17,9 @@ from dataclasses import dataclass, field
 import httpx
 
 from .annotators import SimulatedAnnotator, comparisons, gold_order
+
+# A line for every request would drown the progress.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 TIMEOUT_SECONDS = 30.0
 TRIES = 4
