@@ -318,7 +318,7 @@ def test_an_expired_lease_is_said_and_the_ranking_still_kept(make_tasks, open_ra
 def test_a_task_that_arrives_later_appears_by_itself(make_tasks, open_ranking, monkeypatch):
     monkeypatch.setattr("annotation.views.POLL_SECONDS", 0.2)
     page = open_ranking()
-    expect(page.locator("#empty")).to_contain_text("Nothing to rank yet")
+    expect(page.locator("#empty")).to_contain_text("Nothing waits for you")
     make_tasks(1)
     expect(page.locator(".answer")).to_have_count(4)
     press(page, "1")
@@ -393,6 +393,18 @@ def test_a_phone_shows_one_card_at_a_time(make_tasks, open_ranking, page):
     page.locator("#tray .chip").nth(1).click()
     page.locator(".answer").first.locator("p").first.click()
     assert rank_names(page)[:2] == ["2nd", "Best"]
+
+
+def test_answers_stand_one_below_the_other_by_choice(make_tasks, open_ranking):
+    make_tasks(1)
+    page = open_ranking()
+    lefts = "cards => new Set(cards.map((card) => card.getBoundingClientRect().left)).size"
+    assert page.locator(".answer").evaluate_all(lefts) == 4
+    page.get_by_role("button", name="One below the other").click()
+    assert page.locator(".answer").evaluate_all(lefts) == 1
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert page.locator(".answer").evaluate_all(lefts) == 1
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 9])

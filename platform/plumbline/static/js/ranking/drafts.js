@@ -27,6 +27,23 @@ export function dropDraft(assignment) {
   }
 }
 
+/** How this person likes the page, in this browser. */
+export function readChoice(name) {
+  try {
+    return JSON.parse(localStorage.getItem(`plumbline-choice:${name}`)) ?? false;
+  } catch {
+    return false;
+  }
+}
+
+export function keepChoice(name, value) {
+  try {
+    localStorage.setItem(`plumbline-choice:${name}`, JSON.stringify(value));
+  } catch {
+    // The choice lasts for this page.
+  }
+}
+
 export function forgetOldDrafts() {
   try {
     for (const key of Object.keys(localStorage)) {

@@ -6,7 +6,7 @@ import { View, fill } from "./view.js";
 import { listen } from "./keys.js";
 import { Outbox } from "./outbox.js";
 import { postJson, postForHtml, errorMessage } from "./net.js";
-import { saveDraft, readDraft, dropDraft, forgetOldDrafts } from "./drafts.js";
+import { saveDraft, readDraft, dropDraft, forgetOldDrafts, readChoice, keepChoice } from "./drafts.js";
 
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const { words, progress } = page;
@@ -443,6 +443,12 @@ document.addEventListener("click", (event) => {
 });
 byId("none").addEventListener("change", (event) => setNone(event.target.checked));
 byId("undo").addEventListener("click", () => ACTIONS.undo());
+byId("raw").addEventListener("click", () => ACTIONS.raw());
+byId("stacked").addEventListener("click", () => {
+  const isStacked = !readChoice("stacked");
+  keepChoice("stacked", isStacked);
+  view.drawStacked(isStacked);
+});
 byId("skip")?.addEventListener("click", () => skip());
 byId("ranking-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -458,6 +464,7 @@ addEventListener("pagehide", keepDraft);
 setInterval(beat, page.heartbeat_seconds * 1000);
 
 forgetOldDrafts();
+view.drawStacked(readChoice("stacked"));
 view.drawProgress(progress);
 const first = byId("task").querySelector(".task");
 for (const item of outbox.items()) handled.add(item.assignment);

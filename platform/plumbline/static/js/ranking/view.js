@@ -25,6 +25,7 @@ export class View {
     this.task = task;
     byId("task").replaceChildren(task);
     byId("bar").hidden = false;
+    byId("tools").hidden = false;
     byId("empty").hidden = true;
     byId("loading").hidden = true;
   }
@@ -33,6 +34,7 @@ export class View {
     this.task = null;
     byId("task").replaceChildren();
     byId("bar").hidden = true;
+    byId("tools").hidden = true;
     byId("loading").hidden = true;
     byId("empty").hidden = false;
   }
@@ -41,6 +43,7 @@ export class View {
     this.task = null;
     byId("task").replaceChildren();
     byId("bar").hidden = true;
+    byId("tools").hidden = true;
     byId("empty").hidden = true;
     byId("loading").hidden = false;
   }
@@ -138,8 +141,14 @@ export class View {
   }
 
   drawPlain(isPlain) {
+    byId("raw").setAttribute("aria-pressed", String(isPlain));
     for (const part of this.task.querySelectorAll("[data-plain]")) part.hidden = !isPlain;
     for (const part of this.task.querySelectorAll("[data-rendered]")) part.hidden = isPlain;
+  }
+
+  drawStacked(isStacked) {
+    byId("stacked").setAttribute("aria-pressed", String(isStacked));
+    byId("task").toggleAttribute("data-stacked", isStacked);
   }
 
   drawProgress({ done, goal, median_seconds: seconds }) {
@@ -204,11 +213,20 @@ export class View {
   }
 }
 
+/** Shows the dialog; resolves to the value of the button that closed it, or null. */
 function answerOf(dialog) {
-  dialog.returnValue = "";
-  dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue || null), { once: true });
+    const listening = new AbortController();
+    const settle = (value) => {
+      listening.abort();
+      resolve(value || null);
+    };
+    const { signal } = listening;
+    dialog.addEventListener("submit", (event) => settle(event.submitter?.value), { signal });
+    // "close" comes late: by then the same dialog may be open with the next question.
+    dialog.addEventListener("close", () => dialog.open || settle(dialog.returnValue), { signal });
+    dialog.returnValue = "";
+    dialog.showModal();
   });
 }
 
