@@ -32,11 +32,12 @@ def make_policy():
     def make(vocab_size=400, seed=0, **shape):
         shape = {"hidden_size": 32, "intermediate_size": 48, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, **shape}
         architecture = families.from_scratch(config.ModelConfig(**shape), vocab_size)
-        policy = Transformer(architecture).initialise(torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        policy = Transformer(architecture).initialise(generator)
         with torch.no_grad():  # far from uniform, so that a wrong attention shows
             for parameter in policy.parameters():
                 if parameter.dim() > 1:
-                    parameter.mul_(6)
+                    parameter.normal_(0.0, 0.12, generator=generator)
         return policy.eval()
 
     return make
