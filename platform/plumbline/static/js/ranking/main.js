@@ -14,7 +14,7 @@ const byId = (id) => document.getElementById(id);
 
 let current = null; // {element, assignment, state, seconds, isEdit}
 let ahead = null; // element of the next task, or null
-let sent = null; // what undo can take back: {task, clientId, next}
+let sent = null; // what undo can take back: {task, clientId}
 let isPlain = false;
 let isAhead = false; // a task is being fetched to be shown later
 let retryTimer = null;
