@@ -270,14 +270,17 @@ class Transformer(nn.Module):
         return self.embedding.weight.device
 
     def initialise(self, generator=None):
-        """Fresh weights: normal with deviation 0.02, the matrices that write to the residual stream smaller by
-        sqrt(2 L) (GPT-2's rule)."""
+        """Fresh weights: normal, embeddings with deviation 0.02, matrices with 1/sqrt(fan in), those that write to the
+        residual stream smaller by sqrt(2 L) (GPT-2's rule; at D = 2048 and more its 0.02 is about 1/sqrt(D), and in
+        a narrow model it is so little that the first hundreds of steps are lost)."""
         residual = {f"blocks.{i}.{name}" for i in range(self.config.n_layers) for name in RESIDUAL_MATRICES}
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if parameter.dim() >= 2:
                     shrink = math.sqrt(2 * self.config.n_layers) if name in residual else 1.0
-                    parameter.normal_(0.0, 0.02 / shrink, generator=generator)
+                    embedding = "embedding" in name or name == "lm_head.weight"
+                    deviation = 0.02 if embedding else parameter.shape[1] ** -0.5
+                    parameter.normal_(0.0, deviation / shrink, generator=generator)
                 elif name.endswith("bias"):
                     parameter.zero_()
                 else:
