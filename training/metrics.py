@@ -1,5 +1,7 @@
 """Metrics: what a run has told so far, read for charts and pages. `runs.record_events` writes it."""
 
+from django.db.models import Max, Min
+
 from training.models import Metric, RunEvent
 from training.runs import data_path
 
@@ -18,6 +20,16 @@ def series(run, after=-1, names=None):
         }
         for row in rows
     ]
+
+
+def seconds_per_step(run):
+    """The pace of a run between its first and its newest metrics; None before there are two. Starting up is no part."""
+    found = Metric.objects.filter(run=run).aggregate(
+        first=Min("time"), last=Max("time"), first_step=Min("step"), last_step=Max("step")
+    )
+    if not found["last_step"] or found["last_step"] == found["first_step"]:
+        return None
+    return (found["last"] - found["first"]).total_seconds() / (found["last_step"] - found["first_step"])
 
 
 def samples(run):

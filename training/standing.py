@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from annotation import quality
 from annotation.models import Prompt, Slot, SlotState, Source
-from training import checkpoints, rounds
+from training import checkpoints, metrics, rounds
 from training.models import Checkpoint, Round, RoundState, Run, RunState
 
 LEAST_RANKINGS = 10  # from which a reward model can be trained and still have some held out
@@ -70,6 +70,8 @@ class Figures:
     trains: bool = True  # false: the newest round only has answers written
     newest_stage: str = ""  # in words, of the newest round
     last: RoundFigures | None = None  # of the newest round that succeeded
+    accuracy: float | None = None  # of the newest reward model, also of a round that is not over
+    accuracy_round: int = 0
     agreement: Share | None = None  # people with each other
     agreement_simulated: Share | None = None
 
@@ -142,6 +144,7 @@ def read_figures(project):
         trains=trains(newest),
         newest_stage=stage_reached(newest),
         last=read_round(done) if done else None,
+        **newest_accuracy(rows),
         agreement=Share.read(quality.pairwise_agreement(project, simulated=False), "agreement"),
         agreement_simulated=Share.read(quality.pairwise_agreement(project, simulated=True), "agreement")
         if counts["simulated"]
@@ -193,6 +196,15 @@ STAGE_WORDS = {
 
 def stage_words(stage):
     return str(STAGE_WORDS.get(stage, stage))
+
+
+def newest_accuracy(rows):
+    """The newest reward model's accuracy, of rounds with the newest first and their runs prefetched."""
+    for row in rows:
+        for run in row.runs.all():
+            if run.stage == "reward_model" and run.summary.get("validation_accuracy") is not None:
+                return {"accuracy": run.summary["validation_accuracy"], "accuracy_round": row.number}
+    return {}
 
 
 def trains(round):
@@ -421,11 +433,11 @@ def rankings_step(figures):
 
 
 def reward_model_step(figures):
-    accuracy = figures.last.accuracy if figures.last else None
+    accuracy = figures.accuracy
     return Step(
         name=_("Reward model"),
         figure=percent(accuracy) if accuracy is not None else "–",
-        note=_("right on unseen pairs, round %(n)d") % {"n": figures.last.number}
+        note=_("right on unseen pairs, round %(n)d") % {"n": figures.accuracy_round}
         if accuracy is not None
         else _("learns from the rankings"),
         state=stage_state(figures, ["reward_model"], accuracy is not None),
@@ -524,12 +536,13 @@ def stage_of(run, *, now):
         words=str(run.get_state_display()),
         run=run,
         seconds=(end - run.started_at).total_seconds() if run.started_at else None,
-        seconds_left=seconds_left(run, now=now),
+        seconds_left=seconds_left(run),
     )
 
 
-def seconds_left(run, *, now):
+def seconds_left(run):
     """From the pace so far; None before there is one, and once it is over."""
-    if run.is_ended() or not run.started_at or not run.step or run.total_steps <= run.step:
+    if run.is_ended() or run.total_steps <= run.step:
         return None
-    return (now - run.started_at).total_seconds() * (run.total_steps - run.step) / run.step
+    pace = metrics.seconds_per_step(run)
+    return None if pace is None else pace * (run.total_steps - run.step)

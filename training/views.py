@@ -90,11 +90,10 @@ def rounds_page(request, slug):
 def start_round(request, project):
     try:
         key = request.POST.get("idempotency_key", "")[:128]
-        made = rounds.start_round(project, created_by=request.user, idempotency_key=key)
+        rounds.start_round(project, created_by=request.user, idempotency_key=key)
     except REFUSALS as error:
         messages.error(request, str(error))
-        return redirect("training:dashboard", slug=project.slug)
-    messages.success(request, _("Round %(n)d has started.") % {"n": made.number})
+    # The dashboard's own sentence says that it has started.
     return redirect("training:dashboard", slug=project.slug)
 
 

@@ -49,7 +49,7 @@ function facts(figure) {
 function dataOf(run, names) {
   const lines = names.map((name) => run.values[name] ?? []).map((line) => run.steps.map((_, index) => line[index] ?? null));
   const shown = lines.map((line) => line.some((value) => value !== null));
-  return { x: run.steps, lines, shown };
+  return { x: [...run.steps], lines, shown };
 }
 
 function last(line) {
@@ -177,7 +177,7 @@ function draw(figure) {
   if (!data.shown.includes(true)) return;
   const known = drawn.get(figure);
   const same = known && data.shown.every((shown, index) => shown === known.series[index + 1].show);
-  if (same && run.steps.length >= 3 === known.data[0].length >= 3) known.setData([data.x, ...data.lines]);
+  if (same && known.data[0].length >= 3) known.setData([data.x, ...data.lines]);
   else {
     known?.destroy();
     drawn.set(figure, makeChart(figure, data));
