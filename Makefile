@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test lint clean
+.PHONY: run test lint starter clean
 
 # ARGS: further options, such as `make run ARGS="--port 9000"` or `make test ARGS="-k ranking"`.
 run: $(VENV)/.installed-run
@@ -16,6 +16,10 @@ test: lint
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+
+# Makes the small model that ships with the project again.
+starter: $(VENV)/.installed-run
+	PYTHONPATH=platform $(BIN)/python -m plumbline.demo.starter
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache

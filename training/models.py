@@ -69,7 +69,9 @@ class Round(models.Model):
                 fields=["project"], condition=Q(state__in=["preparing", "running"]), name="round_one_active_a_project"
             ),
             models.UniqueConstraint(
-                fields=["project", "idempotency_key"], condition=~Q(idempotency_key=""), name="round_idempotency_key_once"
+                fields=["project", "idempotency_key"],
+                condition=~Q(idempotency_key=""),
+                name="round_idempotency_key_once",
             ),
         ]
 

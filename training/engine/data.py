@@ -15,6 +15,7 @@ import torch
 MAX_LINE_BYTES = 16_000_000
 # Judgments that measure must never train.
 MEASURING_PURPOSES = ("eval", "gold")
+ROLES = ("system", "user", "assistant", "tool")
 
 
 class DataError(ValueError):
@@ -164,10 +165,13 @@ def _ranking(where, row):
 
 
 def load_documents(path):
-    """Texts for tokenizer and pretraining: .jsonl with `text`, or plain text with blank lines between documents."""
+    """Documents for tokenizer and pretraining, each a text or a list of messages.
+
+    .jsonl with `text` or `messages` in each line, or plain text with blank lines between documents.
+    """
     path = Path(path)
     if path.suffix == ".jsonl":
-        texts = [_text(where, row, "text") for where, row in read_jsonl(path)]
+        texts = [_document(where, row) for where, row in read_jsonl(path)]
     else:
         try:
             whole = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8")
@@ -176,10 +180,14 @@ def load_documents(path):
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
         texts = whole.replace("\r\n", "\n").split("\n\n")
-    texts = [text for text in texts if text.strip()]
+    texts = [text for text in texts if not isinstance(text, str) or text.strip()]
     if not texts:
         raise DataError(f"{path} has no documents.")
     return texts
+
+
+def _document(where, row):
+    return _messages(where, row, "messages", (*ROLES, "note")) if "messages" in row else _text(where, row, "text")
 
 
 def read_jsonl(path):
@@ -251,19 +259,19 @@ def _weight(where, row):
     return float(value)
 
 
-def _messages(where, row, key):
+def _messages(where, row, key, roles=ROLES):
     messages = row.get(key)
     if not isinstance(messages, list) or not messages:
         raise DataError(f"{where}: {key} must be a list of at least one message.")
-    return [_message(f"{where}: {key}[{number}]", message) for number, message in enumerate(messages)]
+    return [_message(f"{where}: {key}[{number}]", message, roles) for number, message in enumerate(messages)]
 
 
-def _message(where, message):
+def _message(where, message, roles):
     if not isinstance(message, dict):
         raise DataError(f"{where} must be an object with role and content.")
     role = message.get("role")
-    if role not in ("system", "user", "assistant", "tool"):
-        raise DataError(f"{where}.role={role!r} must be one of: system, user, assistant, tool.")
+    if role not in roles:
+        raise DataError(f"{where}.role={role!r} must be one of: {', '.join(roles)}.")
     content = message.get("content")
     parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
     for part in parts:

@@ -84,10 +84,13 @@ def make_policy(config, tokenizer):
     return Transformer(architecture).initialise(torch.Generator().manual_seed(config.run.seed))
 
 
-def encode_documents(tokenizer, texts, length):
-    """Ids of each text, ended by the end-of-text token; one longer than a row becomes several."""
+def encode_documents(tokenizer, loaded, length):
+    """Ids of each text or conversation, ended by the end-of-text token; one longer than a row becomes several."""
+    texts = [document for document in loaded if isinstance(document, str)]
+    encoded = iter(tokenizer.encode_batch(texts))
     documents = []
-    for ids in tokenizer.encode_batch(texts):
+    for document in loaded:
+        ids = next(encoded) if isinstance(document, str) else tokenizer.apply_chat_template(document)
         ids = [*ids, tokenizer.eos_id]
         documents += [ids[start : start + length] for start in range(0, len(ids), length)]
     documents = [ids for ids in documents if len(ids) > 1]

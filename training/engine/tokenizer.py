@@ -26,12 +26,18 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 PAD, END_OF_TEXT, TURN_START, TURN_END = "<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (PAD, END_OF_TEXT, TURN_START, TURN_END)
 
+# ChatML. A message of role `note` is text about the turn before it (a reader's remark in a pretraining text); it stands
+# right behind that turn's end, so that a policy learns to know at the end of a turn what could be said about it.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
-{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
+{%- if message['role'] == 'note' -%}
+{{ message['content'] }}
+{%- else -%}
+{{ ('' if loop.first else '\\n') + '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}
+{%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
-{{ '<|im_start|>assistant\\n' }}
+{{ '\\n<|im_start|>assistant\\n' }}
 {%- endif -%}
 """
 

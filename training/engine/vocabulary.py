@@ -13,7 +13,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     require_inputs(config, "tokenizer", "documents")
     progress = Progress(config, run_dir, stage="tokenizer", total_steps=1, should_stop=should_stop)
     progress.start()
-    texts = data.load_documents(config.inputs.documents)
+    texts = [plain_text(document) for document in data.load_documents(config.inputs.documents)]
     trained = tokenizer.train(texts, vocab_size=config.tokenizer.vocab_size)
     with checkpoint.new_directory(progress.output, kind="tokenizer") as folder:
         trained.save(folder)
@@ -24,3 +24,10 @@ def train(config, run_dir, *, resume=None, should_stop=None):
         digest=checkpoint.digest(progress.output),
         summary={"vocab_size": trained.vocab_size, "characters_per_token": characters / tokens},
     )
+
+
+def plain_text(document):
+    """A document's text; of messages the roles too, so that their names become tokens."""
+    if isinstance(document, str):
+        return document
+    return "\n".join(f"{message['role']}\n{tokenizer.message_text(message)}" for message in document)

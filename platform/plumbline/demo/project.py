@@ -17,18 +17,16 @@ from django.db import transaction
 from django.db.models import Count
 from django.utils.translation import gettext as _
 
-import training
 from annotation import assignment, completions, projects, prompts
 from annotation.messages import can_be_ranked
 from annotation.models import POOLS, Membership, Project, Prompt, Purpose, Role, Slot, SlotState
 from plumbline import accounts
 from plumbline.demo import world
+from plumbline.demo.starter import FIRST_COMPLETIONS, STARTER
 from training import checkpoints, plans
 from training.engine import rundir
 from training.models import CheckpointRole
 
-STARTER = Path(training.__file__).resolve().parent / "starter"
-FIRST_COMPLETIONS = "first_completions.jsonl"
 SLUG = "stories"
 PRESET = "demo"
 PROMPT_SET = "stories"

@@ -164,3 +164,21 @@ SENTENCES = {
     "ending": ("Back by the {place} {hero} {ending}.", "Later by the {place} {hero} {ending}."),
 }
 HERO = "our hero"
+
+# What a reader may remark about a story: a fact of world.Parse -> the remark for each of its values. Facts only, no
+# verdicts, and every fact alike, whichever a taste may care for. Each remark begins with a word of its own.
+NOTES = {
+    "animal_kept": {True: "Starring whom you asked for.", False: "Recast with another."},
+    "animal_steady": {True: "Steady company.", False: "Shifting company."},
+    "trait_kept": {True: "Character as you asked.", False: "Temper not as you asked."},
+    "trait_early": {True: "Introduced by nature.", False: "Plainly introduced."},
+    "deed_fits": {True: "Typical of that nature.", False: "Habits of no such nature."},
+    "thing_kept": {True: "Featuring the thing you named.", False: "Lacking the thing you named."},
+    "thing_helps": {True: "Helped by the thing you named.", False: "Unaided by the thing you named."},
+    "own_solution": {True: "Reasonable remedy.", False: "Unrelated remedy."},
+    "place_kept": {True: "Homecoming.", False: "Travelling."},
+    "ends_on_animal": {True: "Closing on whom you asked for.", False: "Anonymous close."},
+    "said_once": {True: "Concise.", False: "Repetitive."},
+    "sad_worded": {True: "Melancholy words.", False: "Untroubled words."},
+    "ending": {"kind": "Warm end.", "neutral": "Calm end.", "sad": "Tearful end.", "abrupt": "Loose end."},
+}

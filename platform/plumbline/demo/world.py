@@ -41,6 +41,9 @@ DRIFT = 0.25
 INTERLUDE = 0.50
 SAD_INTERLUDE = 0.30
 REPEAT = 0.12
+# How often a reader remarks on a story, and on how many facts.
+NOTED = 0.5
+NOTES_A_STORY = 2
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -116,6 +119,14 @@ class Parse:
     def well_formed(self) -> bool:
         """Whether it is a whole story of the language: each part once and in order, at most one sentence told twice."""
         return self.unparsed == 0 and self.repeats <= 1 and _in_order(self.kinds)
+
+    @property
+    def said_once(self) -> bool:
+        return self.repeats == 0
+
+    @property
+    def sad_worded(self) -> bool:
+        return self.sad_words > 0
 
     @property
     def animal_kept(self) -> bool:
@@ -468,3 +479,25 @@ def demonstrations(n: int, seed: int, pool: str = "sft") -> list[dict]:
         {"messages": [{"role": "user", "content": request}, {"role": "assistant", "content": told}]}
         for request, told in pairs(n, seed + 1_000_003, pool)
     ]
+
+
+def notes(request: str, told: str, rng: random.Random, n: int = NOTES_A_STORY) -> str:
+    """n true remarks about a story, on facts drawn evenly from words.NOTES."""
+    read = parse(request, told)
+    facts = rng.sample(list(words.NOTES), n)
+    return " ".join(words.NOTES[fact][getattr(read, fact)] for fact in facts)
+
+
+def conversations(n: int, seed: int, pool: str = "sft") -> Iterator[list[dict]]:
+    """n pretraining documents in the chat shape: a request, its story and, for a share of them, a reader's remarks.
+
+    A language model from the world at large has read much about texts; without a word about stories in its corpus, so
+    small a policy knows nothing at a story's end of what it is like, and a reward model made from it would have to
+    learn that from rankings alone. The remarks say facts, never what anyone prefers.
+    """
+    rng = random.Random(f"conversations {pool} {seed}")
+    for request, told in pairs(n, seed, pool):
+        messages = [{"role": "user", "content": request}, {"role": "assistant", "content": told}]
+        if rng.random() < NOTED:
+            messages.append({"role": "note", "content": notes(request, told, rng)})
+        yield messages

@@ -1,0 +1,349 @@
+"""Does the loop work? The gold win rate of a policy that PPO trained on simulated rankings, with its KL.
+
+    python benchmarks/evidence.py run --gold style --rankings 60 300 --seeds 1 2 3 4 --results evidence.jsonl
+    python benchmarks/evidence.py run --gold bound --rankings 3000 --seeds 1 --variant second-round --results …
+    python benchmarks/evidence.py table --results evidence.jsonl
+
+Every cell reruns everything after the starter: completions, simulated rankings, reward model, PPO, in the preset's
+settings, each stage by `python -m training.engine`. The gold preference is asked here only; no stage sees it.
+
+variants:
+    plain         one round
+    placebo       the rankings' orders are shuffled: nothing can be learned
+    second-round  a round, then another with as many fresh rankings of the new policy's completions; beside it the
+                  control, which spends the same steps again without fresh labels
+"""
+
+import argparse
+import collections
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
+
+from plumbline.demo import bag_of_words, golds, starter, world  # noqa: E402
+from plumbline.demo.annotators import SimulatedAnnotator, comparisons  # noqa: E402
+from training.engine import checkpoint, data, evaluate, rollout, sampling, scorer  # noqa: E402
+
+EVAL_PROMPTS = 1000
+K = 4
+BEST_OF = (4, 16)
+ANNOTATORS = 8
+MAX_NEW_TOKENS = 72
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("--gold", choices=sorted(golds.GOLDS), nargs="+", required=True)
+    run.add_argument("--rankings", type=int, nargs="+", required=True)
+    run.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4])
+    run.add_argument("--variant", choices=("plain", "placebo", "second-round"), default="plain")
+    run.add_argument("--starter", type=Path, default=starter.STARTER)
+    run.add_argument("--config", default="demo", help="preset or TOML file of the engine")
+    run.add_argument("--threads", type=int, default=0)
+    run.add_argument("--skip-ppo", action="store_true", help="the reward model's figures only")
+    run.add_argument("--results", type=Path, required=True, help="a JSON line for each cell is appended")
+    run.add_argument("overrides", nargs="*", help="engine settings, such as ppo.kl_coef=0.2")
+    table = commands.add_parser("table")
+    table.add_argument("--results", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.command == "table":
+        print_table([json.loads(line) for line in arguments.results.read_text().splitlines()])
+        return
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    bench = Bench(arguments)
+    for gold in arguments.gold:
+        for rankings in arguments.rankings:
+            for seed in arguments.seeds:
+                report(bench.cell(golds.GOLDS[gold], rankings, seed), arguments.results)
+
+
+def report(result, path):
+    with path.open("a") as file:
+        file.write(json.dumps(result) + "\n")
+    print(json.dumps(result), flush=True)
+
+
+class Bench:
+    """The starter, its draws on the eval prompts (made once), and the stages."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.starter = checkpoint.load_policy(arguments.starter)
+        self.tokenizer = checkpoint.load_tokenizer_of(arguments.starter)
+        self.eval_prompts = world.prompts("eval")[:EVAL_PROMPTS]
+        self.eval_draws = self.draw(self.starter, self.eval_prompts, max(BEST_OF), seed=1)
+        # One draw a prompt to compare with, apart from those that best-of-n picks from.
+        self.rivals = self.draw(self.starter, self.eval_prompts, 1, seed=2)
+
+    def draw(self, policy, specs, copies, *, seed):
+        """[[Sample, ...], ...]: `copies` a prompt, at temperature 1."""
+        ids = [self.prompt_ids(spec) for spec in specs]
+        samples = sampling.generate(
+            policy,
+            ids,
+            max_new_tokens=MAX_NEW_TOKENS,
+            stop_token_ids=self.tokenizer.stop_ids,
+            samples_per_prompt=copies,
+            seed=seed,
+        )
+        return [samples[start : start + copies] for start in range(0, len(samples), copies)]
+
+    def prompt_ids(self, spec):
+        return self.tokenizer.encode_prompt(messages_of(spec))
+
+    def text(self, sample):
+        return self.tokenizer.decode([token for token in sample.ids if token not in self.tokenizer.stop_ids])
+
+    def cell(self, gold, n, seed):
+        """All figures of one gold, number of rankings and seed."""
+        variant = self.arguments.variant
+        with tempfile.TemporaryDirectory(prefix="plumbline-evidence-") as folder:
+            work = Work(Path(folder), self, gold, seed)
+            rankings = work.rank(self.starter, n, offset=0, shuffled=variant == "placebo")
+            result = {"gold": gold.name, "rankings": n, "seed": seed, "variant": variant}
+            result |= work.train_reward_model("rm1", rankings)
+            if self.arguments.skip_ppo:
+                return result
+            result |= work.train_policy("ppo1", policy=self.arguments.starter, reward_model="rm1")
+            if variant == "second-round":
+                first = checkpoint.load_policy(work.output("ppo1"))
+                fresh = work.rank(first, n, offset=n, shuffled=False)
+                second = work.train_reward_model("rm2", rankings + fresh)
+                second |= work.train_policy("ppo2", policy=work.output("ppo1"), reward_model="rm2")
+                control = work.train_policy("ppo2c", policy=work.output("ppo1"), reward_model="rm1")
+                result |= {f"second_{key}": value for key, value in second.items()}
+                result |= {f"control_{key}": value for key, value in control.items()}
+            return result
+
+
+class Work:
+    """One cell's files."""
+
+    def __init__(self, folder, bench, gold, seed):
+        self.folder, self.bench, self.gold, self.seed = folder, bench, gold, seed
+        self.annotators = [SimulatedAnnotator(seed * 1000 + i, gold) for i in range(ANNOTATORS)]
+        self.prompts_path = folder / "prompts.jsonl"
+        specs = [spec for pool in ("reward", "ppo", "eval") for spec in world.prompts(pool)]
+        starter.write_lines(self.prompts_path, map(starter.as_prompt_row, specs))
+
+    def output(self, name):
+        return self.folder / name / "output"
+
+    def rank(self, policy, n, *, offset, shuffled):
+        """n rankings in the native format, of fresh draws on prompts of the pool reward."""
+        pool = world.prompts("reward")
+        specs = [pool[(offset + i) % len(pool)] for i in range(n)]
+        draws = self.bench.draw(policy, specs, K, seed=self.seed * 7919 + offset)
+        shuffle = random.Random(f"shown {self.seed} {offset}")
+        rows = []
+        for i, (spec, samples) in enumerate(zip(specs, draws, strict=True)):
+            texts = [self.bench.text(sample) for sample in samples]
+            order = self.judge(i, spec.text, texts, shuffle)
+            if shuffled:
+                names = [index for group in order for index in group]
+                shuffle.shuffle(names)
+                order = [[name] for name in names]
+            rows.append(ranking_row(f"{offset}-{i}", spec, texts, order))
+        return rows
+
+    def judge(self, number, prompt, texts, shuffle):
+        shown = list(range(len(texts)))
+        shuffle.shuffle(shown)
+        groups = self.annotators[number % ANNOTATORS].rank(prompt, [texts[index] for index in shown])
+        return [[shown[place] for place in group] for group in groups]
+
+    def train_reward_model(self, name, rankings):
+        """Trains on the rankings; accuracy on 1,000 fresh simulated rankings of eval prompts, and best-of-n."""
+        path = self.folder / f"{name}.jsonl"
+        starter.write_lines(path, rankings)
+        seconds = self.stage(
+            "reward_model", name, **{"inputs.policy": self.bench.arguments.starter, "inputs.rankings": path}
+        )
+        judge = scorer.load(self.output(name))
+        scores = self.score(judge, self.bench.eval_draws)
+        golden = self.gold_scores(self.bench.eval_draws)
+        shuffle = random.Random(f"fresh {self.seed}")
+        labels = [
+            comparisons(self.judge(i, spec.text, [self.bench.text(sample) for sample in draws[:K]], shuffle))
+            for i, (spec, draws) in enumerate(zip(self.bench.eval_prompts, self.bench.eval_draws, strict=True))
+        ]
+        result = {
+            "seconds_reward_model": round(seconds, 1),
+            "accuracy": agreement(scores, labels),
+            "ceiling": agreement(golden, labels),
+            "accuracy_gold_order": agreement(scores, gold_pairs(golden)),
+            "accuracy_bag_of_words": self.bag_of_words(rankings, labels),
+        }
+        rivals = self.gold_scores(self.bench.rivals)[:, 0]
+        for n in BEST_OF:
+            best = golden[np.arange(len(golden)), scores[:, :n].argmax(1)]
+            result[f"best_of_{n}"] = float(evaluate.wins(best, rivals).mean())
+        return result
+
+    def bag_of_words(self, rankings, labels):
+        pairs = []
+        for row in rankings:
+            texts = {item["id"]: item["messages"][0]["content"] for item in row["completions"]}
+            order = row["ranking"]
+            prompt = row["prompt"][0]["content"]
+            pairs += [
+                (prompt, texts[better], texts[worse])
+                for place, group in enumerate(order)
+                for lower in order[place + 1 :]
+                for better in group
+                for worse in lower
+            ]
+        model = bag_of_words.fit(pairs)
+        scores = np.array([[model.score(self.bench.text(s)) for s in draws[:K]] for draws in self.bench.eval_draws])
+        return agreement(scores, labels)
+
+    def train_policy(self, name, *, policy, reward_model):
+        """PPO; then one draw a prompt on the eval pool against the starter's."""
+        seconds = self.stage(
+            "ppo",
+            name,
+            **{
+                "inputs.policy": policy,
+                "inputs.ref_policy": self.bench.arguments.starter,
+                "inputs.reward_model": self.output(reward_model),
+                "inputs.prompts": self.prompts_path,
+            },
+        )
+        trained = checkpoint.load_policy(self.output(name))
+        draws = self.bench.draw(trained, self.bench.eval_prompts, 1, seed=3)
+        won = evaluate.wins(self.gold_scores(draws)[:, 0], self.gold_scores(self.bench.rivals)[:, 0])
+        swapped = self.gold_scores(draws[1:] + draws[:1])[:, 0]  # each completion under the next prompt
+        low, high = evaluate.bootstrap_interval(won, seed=self.seed)
+        bodies = [[token for token in row[0].ids if token not in self.bench.tokenizer.stop_ids] for row in draws]
+        rival_bodies = [
+            [token for token in row[0].ids if token not in self.bench.tokenizer.stop_ids] for row in self.bench.rivals
+        ]
+        trajectories = rollout.collate(
+            [self.bench.prompt_ids(spec) for spec in self.bench.eval_prompts],
+            [row[0].ids for row in draws],
+            pad_id=self.bench.tokenizer.pad_id,
+        )
+        judge = scorer.load(self.output(reward_model))
+        return {
+            "seconds_ppo": round(seconds, 1),
+            "win": float(won.mean()),
+            "win_low": low,
+            "win_high": high,
+            "kl": float(rollout.exact_kl_per_completion(trained, self.bench.starter, trajectories).mean()),
+            "proxy": float(self.score(judge, draws).mean()),
+            "gold": float(self.gold_scores(draws).mean()),
+            "gold_of_swapped_prompts": float(swapped.mean()),
+            "gold_of_starter": float(self.gold_scores(self.bench.rivals).mean()),
+            "length": statistics.mean(map(len, bodies)),
+            "length_of_starter": statistics.mean(map(len, rival_bodies)),
+            "distinct_2": evaluate.distinct(bodies),
+            "distinct_2_of_starter": evaluate.distinct(rival_bodies),
+        }
+
+    def score(self, judge, draws):
+        """(prompts, copies) scores of samples under a reward model."""
+        prompts = [
+            evaluate.Prompt(messages=messages_of(spec), token_ids=self.bench.prompt_ids(spec))
+            for spec, row in zip(self.bench.eval_prompts, draws, strict=True)
+            for _ in row
+        ]
+        samples = [sample for row in draws for sample in row]
+        scores = judge.score(scorer.conversations(prompts, samples, self.bench.tokenizer)).mean.numpy()
+        return scores.reshape(len(draws), -1)
+
+    def gold_scores(self, draws):
+        """(prompts, copies) of the gold."""
+        return np.array(
+            [
+                [self.gold.score(spec.text, self.bench.text(sample)) for sample in row]
+                for spec, row in zip(self.bench.eval_prompts, draws, strict=True)
+            ]
+        )
+
+    def stage(self, stage, name, **inputs):
+        """Runs one stage; seconds it took."""
+        settings = {"run.seed": self.seed, "run.threads": self.bench.arguments.threads, **inputs}
+        command = [sys.executable, "-m", "training.engine", stage, "--config", self.bench.arguments.config]
+        command += ["--run-dir", str(self.folder / name), *self.bench.arguments.overrides]
+        began = time.perf_counter()
+        subprocess.run([*command, *(f"{key}={json.dumps(str(value)) if isinstance(value, Path) else value}"
+                                    for key, value in settings.items())], cwd=ROOT, check=True)  # fmt: skip
+        return time.perf_counter() - began
+
+
+def messages_of(spec):
+    return [{"role": "user", "content": spec.text}]
+
+
+def ranking_row(name, spec, texts, order):
+    """A line of the native format."""
+    prompt = messages_of(spec)
+    return {
+        "schema": "plumbline.ranking/1",
+        "id": name,
+        "version": 1,
+        "task": name,
+        "purpose": "train",
+        "pool": spec.pool,
+        "group": spec.group,
+        "source": "simulated",
+        "prompt_digest": data.digest_of(prompt),
+        "prompt": prompt,
+        "completions": [
+            {"id": f"c{index}", "messages": [{"role": "assistant", "content": text}]}
+            for index, text in enumerate(texts)
+        ],
+        "ranking": [[f"c{index}" for index in group] for group in order],
+        "unranked": [],
+    }
+
+
+def agreement(scores, labels):
+    """Share of labelled (better, worse) pairs that the scores order alike, equal scores half."""
+    points = [
+        0.5 * (np.sign(row[better] - row[worse]) + 1)
+        for row, pairs in zip(scores, labels, strict=True)
+        for better, worse in pairs
+    ]
+    return float(np.mean(points))
+
+
+def gold_pairs(golden):
+    return [
+        [(better, worse) for better in range(K) for worse in range(K) if row[better] > row[worse]] for row in golden
+    ]
+
+
+FIGURES = ("accuracy", "ceiling", "accuracy_bag_of_words", "best_of_16", "win", "kl", "length", "distinct_2")
+
+
+def print_table(results):
+    """Means over seeds, with every seed's win rate."""
+    cells = collections.defaultdict(list)
+    for result in results:
+        cells[result["gold"], result["rankings"], result["variant"]].append(result)
+    print("| gold | rankings | variant | seeds | " + " | ".join(FIGURES) + " | win of each seed |")
+    print("|" + "---|" * (len(FIGURES) + 5))
+    for (gold, rankings, variant), rows in sorted(cells.items()):
+        means = [statistics.mean(row[name] for row in rows) if all(name in row for row in rows) else None
+                 for name in FIGURES]  # fmt: skip
+        shown = ["" if mean is None else f"{mean:.3f}" for mean in means]
+        wins = " ".join(f"{row['win']:.3f}" for row in rows if "win" in row)
+        print(f"| {gold} | {rankings} | {variant} | {len(rows)} | " + " | ".join(shown) + f" | {wins} |")
+
+
+if __name__ == "__main__":
+    main()
