@@ -7,6 +7,8 @@ for people to compare blindly (purpose eval); the rest are the new policy's alon
 import hashlib
 import json
 import random
+import uuid
+from collections import Counter
 
 from django.db.models import Count
 from django.utils.translation import gettext as _
@@ -18,6 +20,7 @@ from training import plans, runs
 
 COMPARED_COMPLETIONS = 2  # of each policy in a blind comparison
 COMPLETIONS = "completions.jsonl"
+BATCH = 500  # digests in one question
 # Where tasks take their prompts from: the first pool that has some.
 TRAIN_POOLS = (Pool.REWARD, Pool.PPO, Pool.SFT)
 COMPARISON_POOLS = (Pool.EVAL, Pool.REWARD, Pool.PPO)
@@ -68,22 +71,27 @@ def round_to_share(total, share):
 def least_asked(round, pools, count, *, taken):
     """`count` prompts of the first pool that has any left, fewest tasks first, chance deciding among equals."""
     for pool in pools:
-        rows = (
-            Prompt.objects.filter(prompt_set__project=round.project, prompt_set__active=True, pool=pool)
-            .annotate(asked=Count("tasks"))
-            .order_by("id")
-        )
-        # A prompt that stands in two sets is one prompt.
-        by_digest = {prompt.digest: prompt for prompt in rows if prompt.digest not in taken}
-        if by_digest and count:
-            prompts = list(by_digest.values())
-            random.Random(f"{round.id} {pool}").shuffle(prompts)
-            return sorted(prompts, key=lambda prompt: prompt.asked)[:count]
+        asked = Counter()
+        rows = Prompt.objects.filter(prompt_set__project=round.project, prompt_set__active=True, pool=pool)
+        # A prompt that stands in two sets is one prompt, asked as often as in both.
+        for digest, tasks in rows.annotate(asked=Count("tasks")).values_list("digest", "asked").order_by("digest"):
+            if digest not in taken:
+                asked[digest] += tasks
+        if asked and count:
+            digests = list(asked)
+            random.Random(f"{round.id} {pool}").shuffle(digests)
+            chosen = sorted(digests, key=asked.get)[:count]
+            by_digest = {}
+            for start in range(0, len(chosen), BATCH):
+                found = rows.filter(digest__in=chosen[start : start + BATCH])
+                by_digest |= {prompt.digest: prompt for prompt in found}
+            return [by_digest[digest] for digest in chosen]
     return []
 
 
 def write_prompts(path, prompts):
-    temporary = path.with_suffix(".tmp")
+    # A name of its own: two passes of the reconciler may write the same file at once.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         for prompt in prompts:
             row = {
@@ -99,14 +107,18 @@ def write_prompts(path, prompts):
 def queue_tasks(round, *, run, base_run=None):
     """Stores what two generate runs made and queues it as tasks. Returns how many of each kind; inside a transaction.
 
+    Prompts whose set was retired since the round chose them are left out and counted: nobody wants them asked any more.
     run: the new policy's. base_run: that of the base policy, for the prompts that are compared blindly.
     """
     own = read_completions(run)
     of_base = read_completions(base_run) if base_run else {}
+    used = active_digests(round.project, own.keys() | of_base.keys())
+    counts = {"tasks": 0, "comparisons": 0, "identical": 0, "retired": len(own.keys() - used)}
+    own = {digest: group for digest, group in own.items() if digest in used}
+    of_base = {digest: group for digest, group in of_base.items() if digest in used}
     rows = [row for by_prompt in (own, of_base) for group in by_prompt.values() for row in group]
     stored = completions.add_completions(round.project, rows=rows)
     rows_by_id = {id(row): completion for row, completion in zip(rows, stored, strict=True)}
-    counts = {"tasks": 0, "comparisons": 0, "identical": 0}
     for digest, group in own.items():
         new = [rows_by_id[id(row)] for row in group]
         old = [rows_by_id[id(row)] for row in of_base.get(digest, [])][:COMPARED_COMPLETIONS]
@@ -125,6 +137,15 @@ def queue_tasks(round, *, run, base_run=None):
         )
         counts["identical" if task is None else "comparisons" if old else "tasks"] += 1
     return counts
+
+
+def active_digests(project, digests):
+    """Those of these prompts that stand in an active set."""
+    rows = Prompt.objects.filter(prompt_set__project=project, prompt_set__active=True)
+    digests, found = sorted(digests), set()
+    for start in range(0, len(digests), BATCH):
+        found |= set(rows.filter(digest__in=digests[start : start + BATCH]).values_list("digest", flat=True))
+    return found
 
 
 def read_completions(run):

@@ -144,7 +144,10 @@ def advance(round_id):
 
 
 def retry(round, *, actor=None):
-    """Takes a failed round up again at the stage that failed."""
+    """Takes a failed round up again at the stage that failed, with the plan's settings of today.
+
+    Raises RoundError with one sentence where it did not fail, or those settings fit no more.
+    """
     run = Run.objects.filter(round=round).order_by("-position").first()
     try:
         with transaction.atomic():
@@ -154,9 +157,11 @@ def retry(round, *, actor=None):
             if not hit:
                 raise RoundError(_("Only a round that failed can be taken up again."))
             if run and run.state in (RunState.FAILED, RunState.STOPPED_BY_GUARD):
-                runs.retry(run, actor=actor)
+                runs.retry(run, config=stage_config(round, round.recipe[run.position]), actor=actor)
             record_event(round.project, actor=actor, action="round.retried", subject=round.number)
             transaction.on_commit(lambda: runs.wake_round(round.id))
+    except runs.RunError as error:
+        raise SettingsError(str(error)) from None
     except IntegrityError:
         raise RoundError(_("Another round is running; wait for its end, or cancel it.")) from None
     round.refresh_from_db()
@@ -227,16 +232,20 @@ def start_stage(round, position):
     stage = round.recipe[position]
     try:
         inputs, files = stage_inputs(round, stage, position)
-        runs.create_run(
-            round.project,
-            stage=stage["stage"],
-            config=stage_config(round, stage),
-            inputs=inputs,
-            files=files,
-            round=round,
-            position=position,
-            created_by=round.created_by,
-        )
+        with transaction.atomic():
+            # Locked, so that a cancel at this moment either comes first or finds the run that it has to end.
+            if not Round.objects.select_for_update().get(id=round.id).is_active():
+                return
+            runs.create_run(
+                round.project,
+                stage=stage["stage"],
+                config=stage_config(round, stage),
+                inputs=inputs,
+                files=files,
+                round=round,
+                position=position,
+                created_by=round.created_by,
+            )
     except (runs.RunError, OSError) as error:
         end(round, RoundState.FAILED, str(error))
 
@@ -255,7 +264,8 @@ def conclude(round):
             if policy:
                 checkpoints.record_figures(policy, evaluation(round))
             end(round, RoundState.SUCCEEDED, "", result=result)
-    except (ValueError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        # Whatever a damaged file holds: a round that no pass can end would seem to run for ever.
         end(round, RoundState.FAILED, _("The new answers could not be queued: %(why)s") % {"why": error})
         return
     if policy and plans.plan_for(round.project).auto_promote:

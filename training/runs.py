@@ -118,6 +118,8 @@ def create_run(
                 idempotency_key=idempotency_key,
                 created_by=created_by,
             )
+            if round is None:
+                audit(project, created_by, "run.created", run, stage=stage)
             transaction.on_commit(functools.partial(wake_worker, run.id))
     except IntegrityError:
         existing = _made_before(project, round=round, position=position, idempotency_key=idempotency_key)
@@ -167,14 +169,17 @@ def request_cancel(run, *, actor=None):
     return bool(hit)
 
 
-def retry(run, *, actor=None):
+def retry(run, *, config=None, actor=None):
     """Queues a run again that failed or was stopped. It goes on from its last resume point, but for a sick run.
 
-    What a guard stopped starts from the beginning: its resume points may be sick already.
+    What a guard stopped starts from the beginning: its resume points may be sick already. So does a run whose settings
+    changed: they began otherwise. config: complete settings, without `inputs`, which stay; None: those it had.
     """
+    config = run.config if config is None else {**config, "inputs": run.config["inputs"]}
     with transaction.atomic():
         hit = Run.objects.filter(id=run.id, state__in=[RunState.FAILED, RunState.STOPPED_BY_GUARD]).update(
             state=RunState.QUEUED,
+            config=config,
             message="",
             attempts_without_progress=0,
             cancel_requested_at=None,
@@ -183,7 +188,7 @@ def retry(run, *, actor=None):
         )
         if not hit:
             raise RunError(_("Only a run that failed or was stopped can be taken up again."))
-        if run.state == RunState.STOPPED_BY_GUARD:
+        if run.state == RunState.STOPPED_BY_GUARD or config != run.config:
             ResumePoint.objects.filter(run=run).delete()
         audit(run.project, actor, "run.retried", run)
         transaction.on_commit(functools.partial(wake_worker, run.id))
@@ -513,8 +518,21 @@ def _event_time(event):
 
 
 def _event_row(run, event):
-    payload = {key: value for key, value in event.items() if key not in ("schema", "type", "step", "time")}
+    payload = {
+        key: _storable(value) for key, value in event.items() if key not in ("schema", "type", "step", "time")
+    }
     return RunEvent(run=run, kind=event["type"][:16], step=_step(event), payload=payload, time=_event_time(event))
+
+
+def _storable(value):
+    """The value with a mark for each NUL: a model that writes bytes may write one, and PostgreSQL stores none."""
+    if isinstance(value, str):
+        return value.replace("\x00", "\ufffd")
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    return value
 
 
 def _store_metrics(run, events):

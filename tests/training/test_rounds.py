@@ -5,7 +5,7 @@ import json
 import pytest
 
 from annotation import assignment, completions, rankings
-from annotation.models import Purpose, Task
+from annotation.models import Prompt, PromptSet, Purpose, Task
 from training import checkpoints, generation, plans, rounds, runs
 from training.models import Checkpoint, Round, RoundState, Run, RunState
 
@@ -238,3 +238,76 @@ def test_it_gives_the_engine_only_what_the_file_format_says(started, play, data_
     uri, _digest = generation.prompt_file(round, "prompts")
     rows = [json.loads(line) for line in (data_dir / uri).read_text().splitlines()]
     assert {tuple(sorted(row)) for row in rows} == {("digest", "group", "messages", "pool")}
+
+
+def test_it_is_taken_up_again_with_the_settings_of_today(started, play, admin, project):
+    round = play(started, "succeed", "guard")
+    plans.change_plan(project, overrides={"ppo.kl_coef": 0.7})
+    rounds.retry(round, actor=admin)
+    ppo = round.runs.get(stage="ppo")
+    assert ppo.config["ppo"]["kl_coef"] == 0.7
+    assert ppo.config["inputs"]["reward_model"]
+    assert play(round).state == RoundState.SUCCEEDED
+
+
+def test_it_goes_on_from_its_resume_point_only_with_the_same_settings(started, play, admin, project):
+    round = play(started, "succeed", "save_then_crash", "save_then_crash", "usage")
+    ppo = round.runs.get(stage="ppo")
+    rounds.retry(round, actor=admin)
+    assert ppo.resume_points.exists()
+    round = play(round, "usage")
+    plans.change_plan(project, overrides={"ppo.kl_coef": 0.7})
+    rounds.retry(round, actor=admin)
+    assert not ppo.resume_points.exists()
+
+
+def test_it_ends_well_where_a_prompt_set_was_retired_meanwhile(started, play, project, prompts):
+    rounds.advance(started.id)
+    round = Round.objects.get(id=started.id)
+    generation.prompt_file(round, "prompts")
+    retired = PromptSet.objects.create(project=project, name="retired", version=1, file_sha256="1" * 64, active=False)
+    Prompt.objects.filter(pk=prompts[3].pk).update(prompt_set=retired)
+    round = play(round)
+    assert round.state == RoundState.SUCCEEDED, round.message
+    assert (round.result["tasks"], round.result["comparisons"], round.result["retired"]) == (3, 2, 1)
+
+
+def test_it_starts_no_run_of_a_round_that_was_cancelled_at_this_moment(started, admin):
+    rounds.advance(started.id)
+    Run.objects.filter(round=started).delete()
+    seen = Round.objects.get(id=started.id)
+    rounds.cancel(started, actor=admin)
+    rounds.start_stage(seen, 0)
+    assert not Run.objects.filter(round=started).exists()
+
+
+def test_it_fails_in_words_where_the_answers_are_damaged(started, play, data_dir, monkeypatch):
+    def damaged(run):
+        raise KeyError("message")
+
+    monkeypatch.setattr(generation, "read_completions", damaged)
+    round = play(started)
+    assert (round.state, "could not be queued" in round.message) == (RoundState.FAILED, True)
+
+
+def test_it_counts_a_prompt_of_two_sets_as_asked_in_both(started, project, ranked, prompts):
+    asked = set(Task.objects.values_list("prompt__digest", flat=True))
+    newer = PromptSet.objects.create(project=project, name="stories", version=2, file_sha256="2" * 64)
+    Prompt.objects.bulk_create(
+        Prompt(prompt_set=newer, digest=p.digest, messages=p.messages, pool=p.pool, group=p.group, position=p.position)
+        for p in prompts
+    )
+    chosen = generation.least_asked(started, ["reward"], 4, taken=set())
+    assert {prompt.digest for prompt in chosen}.isdisjoint(asked)
+
+
+def test_it_writes_its_prompts_while_another_pass_writes_them_too(tmp_path, prompts):
+    path = tmp_path / "prompts.jsonl"
+
+    def while_another_writes():
+        generation.write_prompts(path, prompts[:1])
+        yield prompts[0]
+
+    generation.write_prompts(path, while_another_writes())
+    assert json.loads(path.read_text())["digest"] == prompts[0].digest
+    assert [entry.name for entry in tmp_path.iterdir()] == ["prompts.jsonl"]

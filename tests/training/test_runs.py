@@ -197,3 +197,16 @@ def test_it_sends_lost_messages_again_but_never_piles_them_up(make_run, monkeypa
     runs.reconcile()
     runs.reconcile()
     assert sent == [run.id]
+
+
+def test_it_notes_who_made_a_single_run(make_run, project, admin):
+    run = make_run(created_by=admin)
+    assert project.audit_events.get(action="run.created").detail == {"id": str(run.id), "stage": "generate"}
+
+
+def test_it_stores_a_nul_that_a_model_wrote_as_a_mark(claimed):
+    run, fence, attempt = claimed
+    samples = [{"prompt": "p", "completion": "a\x00b"}]
+    event = {"type": "samples", "step": 1, "samples": samples}
+    runs.record_events(run, fence=fence, attempt=attempt, events=[event], offset=9)
+    assert run.events.get().payload == {"samples": [{"prompt": "p", "completion": "a\ufffdb"}]}
