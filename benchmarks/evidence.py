@@ -4,8 +4,11 @@
     python benchmarks/evidence.py run --gold bound --rankings 3000 --seeds 1 --variant second-round --results …
     python benchmarks/evidence.py table --results evidence.jsonl
 
-Every cell reruns everything after the starter: completions, simulated rankings, reward model, PPO, in the preset's
-settings, each stage by `python -m training.engine`. The gold preference is asked here only; no stage sees it.
+Every cell reruns everything after the starter: which prompts are ranked, completions, simulated rankings, reward model,
+PPO, in the preset's settings, each stage by `python -m training.engine` with the inputs that a round gives it; and the
+draws on the eval prompts that the policy is compared by. The gold preference is asked here only; no stage sees it. The
+rankings that measure accuracy are of other simulated people than those that trained. A stage that a guard stops, or
+that fails, ends its cell, which then says so.
 
 variants:
     plain         one round
@@ -16,6 +19,7 @@ variants:
 
 import argparse
 import collections
+import functools
 import json
 import random
 import statistics
@@ -67,7 +71,12 @@ def main():
     for gold in arguments.gold:
         for rankings in arguments.rankings:
             for seed in arguments.seeds:
-                report(bench.cell(golds.GOLDS[gold], rankings, seed), arguments.results)
+                result = {"gold": gold, "rankings": rankings, "seed": seed, "variant": arguments.variant}
+                try:
+                    result |= bench.cell(golds.GOLDS[gold], rankings, seed)
+                except subprocess.CalledProcessError as error:
+                    result["failed"] = f"the stage {error.cmd[3]} ended with code {error.returncode}"
+                report(result, arguments.results)
 
 
 def report(result, path):
@@ -77,16 +86,20 @@ def report(result, path):
 
 
 class Bench:
-    """The starter, its draws on the eval prompts (made once), and the stages."""
+    """The starter and its draws on the eval prompts."""
 
     def __init__(self, arguments):
         self.arguments = arguments
         self.starter = checkpoint.load_policy(arguments.starter)
         self.tokenizer = checkpoint.load_tokenizer_of(arguments.starter)
         self.eval_prompts = world.prompts("eval")[:EVAL_PROMPTS]
-        self.eval_draws = self.draw(self.starter, self.eval_prompts, max(BEST_OF), seed=1)
-        # One draw a prompt to compare with, apart from those that best-of-n picks from.
-        self.rivals = self.draw(self.starter, self.eval_prompts, 1, seed=2)
+        # What best-of-n picks from and accuracy is measured on: the most costly draws, made once for all cells.
+        self.eval_draws = self.draw(self.starter, self.eval_prompts, max(BEST_OF), seed=rollout.derive_seed("best of"))
+
+    @functools.cache  # noqa: B019 (one bench a process)
+    def rivals(self, seed):
+        """One draw a prompt to compare with, apart from those that best-of-n picks from."""
+        return self.draw(self.starter, self.eval_prompts, 1, seed=rollout.derive_seed(seed, "rivals"))
 
     def draw(self, policy, specs, copies, *, seed):
         """[[Sample, ...], ...]: `copies` a prompt, at temperature 1."""
@@ -113,8 +126,7 @@ class Bench:
         with tempfile.TemporaryDirectory(prefix="plumbline-evidence-") as folder:
             work = Work(Path(folder), self, gold, seed)
             rankings = work.rank(self.starter, n, offset=0, shuffled=variant == "placebo")
-            result = {"gold": gold.name, "rankings": n, "seed": seed, "variant": variant}
-            result |= work.train_reward_model("rm1", rankings)
+            result = work.train_reward_model("rm1", rankings)
             if self.arguments.skip_ppo:
                 return result
             result |= work.train_policy("ppo1", policy=self.arguments.starter, reward_model="rm1")
@@ -134,7 +146,10 @@ class Work:
 
     def __init__(self, folder, bench, gold, seed):
         self.folder, self.bench, self.gold, self.seed = folder, bench, gold, seed
-        self.annotators = [SimulatedAnnotator(seed * 1000 + i, gold) for i in range(ANNOTATORS)]
+        self.annotators = people(gold, seed * 1000)
+        self.strangers = people(gold, seed * 1000 + 500)
+        self.pool = world.prompts("reward")
+        random.Random(f"prompts {seed}").shuffle(self.pool)
         self.prompts_path = folder / "prompts.jsonl"
         specs = [spec for pool in ("reward", "ppo", "eval") for spec in world.prompts(pool)]
         starter.write_lines(self.prompts_path, map(starter.as_prompt_row, specs))
@@ -144,14 +159,13 @@ class Work:
 
     def rank(self, policy, n, *, offset, shuffled):
         """n rankings in the native format, of fresh draws on prompts of the pool reward."""
-        pool = world.prompts("reward")
-        specs = [pool[(offset + i) % len(pool)] for i in range(n)]
-        draws = self.bench.draw(policy, specs, K, seed=self.seed * 7919 + offset)
+        specs = [self.pool[(offset + i) % len(self.pool)] for i in range(n)]
+        draws = self.bench.draw(policy, specs, K, seed=rollout.derive_seed(self.seed, "ranked", offset))
         shuffle = random.Random(f"shown {self.seed} {offset}")
         rows = []
         for i, (spec, samples) in enumerate(zip(specs, draws, strict=True)):
             texts = [self.bench.text(sample) for sample in samples]
-            order = self.judge(i, spec.text, texts, shuffle)
+            order = judge(self.annotators[i % ANNOTATORS], spec.text, texts, shuffle)
             if shuffled:
                 names = [index for group in order for index in group]
                 shuffle.shuffle(names)
@@ -159,25 +173,31 @@ class Work:
             rows.append(ranking_row(f"{offset}-{i}", spec, texts, order))
         return rows
 
-    def judge(self, number, prompt, texts, shuffle):
-        shown = list(range(len(texts)))
-        shuffle.shuffle(shown)
-        groups = self.annotators[number % ANNOTATORS].rank(prompt, [texts[index] for index in shown])
-        return [[shown[place] for place in group] for group in groups]
-
     def train_reward_model(self, name, rankings):
         """Trains on the rankings; accuracy on 1,000 fresh simulated rankings of eval prompts, and best-of-n."""
         path = self.folder / f"{name}.jsonl"
         starter.write_lines(path, rankings)
         seconds = self.stage(
-            "reward_model", name, **{"inputs.policy": self.bench.arguments.starter, "inputs.rankings": path}
+            "reward_model",
+            name,
+            **{
+                "inputs.policy": self.bench.arguments.starter,
+                "inputs.rankings": path,
+                "inputs.prompts": self.prompts_path,
+            },
         )
-        judge = scorer.load(self.output(name))
-        scores = self.score(judge, self.bench.eval_draws)
+        scores = self.score(self.load_scorer(name), self.bench.eval_draws)
         golden = self.gold_scores(self.bench.eval_draws)
         shuffle = random.Random(f"fresh {self.seed}")
         labels = [
-            comparisons(self.judge(i, spec.text, [self.bench.text(sample) for sample in draws[:K]], shuffle))
+            comparisons(
+                judge(
+                    self.strangers[i % ANNOTATORS],
+                    spec.text,
+                    [self.bench.text(sample) for sample in draws[:K]],
+                    shuffle,
+                )
+            )
             for i, (spec, draws) in enumerate(zip(self.bench.eval_prompts, self.bench.eval_draws, strict=True))
         ]
         result = {
@@ -187,7 +207,7 @@ class Work:
             "accuracy_gold_order": agreement(scores, gold_pairs(golden)),
             "accuracy_bag_of_words": self.bag_of_words(rankings, labels),
         }
-        rivals = self.gold_scores(self.bench.rivals)[:, 0]
+        rivals = self.gold_scores(self.bench.rivals(self.seed))[:, 0]
         for n in BEST_OF:
             best = golden[np.arange(len(golden)), scores[:, :n].argmax(1)]
             result[f"best_of_{n}"] = float(evaluate.wins(best, rivals).mean())
@@ -223,37 +243,39 @@ class Work:
             },
         )
         trained = checkpoint.load_policy(self.output(name))
-        draws = self.bench.draw(trained, self.bench.eval_prompts, 1, seed=3)
-        won = evaluate.wins(self.gold_scores(draws)[:, 0], self.gold_scores(self.bench.rivals)[:, 0])
+        draws = self.bench.draw(trained, self.bench.eval_prompts, 1, seed=rollout.derive_seed(self.seed, "judged"))
+        rivals = self.bench.rivals(self.seed)
+        won = evaluate.wins(self.gold_scores(draws)[:, 0], self.gold_scores(rivals)[:, 0])
         swapped = self.gold_scores(draws[1:] + draws[:1])[:, 0]  # each completion under the next prompt
         low, high = evaluate.bootstrap_interval(won, seed=self.seed)
         bodies = [[token for token in row[0].ids if token not in self.bench.tokenizer.stop_ids] for row in draws]
-        rival_bodies = [
-            [token for token in row[0].ids if token not in self.bench.tokenizer.stop_ids] for row in self.bench.rivals
-        ]
+        rival_bodies = [[token for token in row[0].ids if token not in self.bench.tokenizer.stop_ids] for row in rivals]
         trajectories = rollout.collate(
             [self.bench.prompt_ids(spec) for spec in self.bench.eval_prompts],
             [row[0].ids for row in draws],
             pad_id=self.bench.tokenizer.pad_id,
         )
-        judge = scorer.load(self.output(reward_model))
         return {
             "seconds_ppo": round(seconds, 1),
             "win": float(won.mean()),
             "win_low": low,
             "win_high": high,
             "kl": float(rollout.exact_kl_per_completion(trained, self.bench.starter, trajectories).mean()),
-            "proxy": float(self.score(judge, draws).mean()),
+            "proxy": float(self.score(self.load_scorer(reward_model), draws).mean()),
             "gold": float(self.gold_scores(draws).mean()),
             "gold_of_swapped_prompts": float(swapped.mean()),
-            "gold_of_starter": float(self.gold_scores(self.bench.rivals).mean()),
+            "gold_of_starter": float(self.gold_scores(rivals).mean()),
             "length": statistics.mean(map(len, bodies)),
             "length_of_starter": statistics.mean(map(len, rival_bodies)),
             "distinct_2": evaluate.distinct(bodies),
             "distinct_2_of_starter": evaluate.distinct(rival_bodies),
         }
 
-    def score(self, judge, draws):
+    def load_scorer(self, name):
+        """A reward model that scores the sampled token ids themselves, as PPO does."""
+        return scorer.load(self.output(name), policy_path=self.bench.arguments.starter)
+
+    def score(self, reward_model, draws):
         """(prompts, copies) scores of samples under a reward model."""
         prompts = [
             evaluate.Prompt(messages=messages_of(spec), token_ids=self.bench.prompt_ids(spec))
@@ -261,7 +283,7 @@ class Work:
             for _ in row
         ]
         samples = [sample for row in draws for sample in row]
-        scores = judge.score(scorer.conversations(prompts, samples, self.bench.tokenizer)).mean.numpy()
+        scores = reward_model.score(scorer.conversations(prompts, samples, self.bench.tokenizer)).mean.numpy()
         return scores.reshape(len(draws), -1)
 
     def gold_scores(self, draws):
@@ -282,6 +304,19 @@ class Work:
         subprocess.run([*command, *(f"{key}={json.dumps(str(value)) if isinstance(value, Path) else value}"
                                     for key, value in settings.items())], cwd=ROOT, check=True)  # fmt: skip
         return time.perf_counter() - began
+
+
+def people(gold, first):
+    """Simulated annotators, numbered from `first`."""
+    return [SimulatedAnnotator(first + i, gold) for i in range(ANNOTATORS)]
+
+
+def judge(annotator, prompt, texts, shuffle):
+    """One annotator's tie groups of indices into texts, which are shown in an order of their own."""
+    shown = list(range(len(texts)))
+    shuffle.shuffle(shown)
+    groups = annotator.rank(prompt, [texts[index] for index in shown])
+    return [[shown[place] for place in group] for group in groups]
 
 
 def messages_of(spec):
@@ -327,22 +362,41 @@ def gold_pairs(golden):
     ]
 
 
-FIGURES = ("accuracy", "ceiling", "accuracy_bag_of_words", "best_of_16", "win", "kl", "length", "distinct_2")
+FIGURES = (
+    "accuracy",
+    "ceiling",
+    "accuracy_bag_of_words",
+    "best_of_4",
+    "best_of_16",
+    "win",
+    "kl",
+    "length",
+    "distinct_2",
+)
+ROWS = {"": "", "second_": " (second)", "control_": " (control)"}  # prefix of a result's keys -> what the table adds
 
 
 def print_table(results):
-    """Means over seeds, with every seed's win rate."""
+    """A row for each policy: means over seeds, with every seed's win rate and its 95% interval over prompts."""
+    failed = [result for result in results if "failed" in result]
     cells = collections.defaultdict(list)
     for result in results:
-        cells[result["gold"], result["rankings"], result["variant"]].append(result)
+        for prefix, added in ROWS.items():
+            row = {key.removeprefix(prefix): value for key, value in result.items() if key.startswith(prefix)}
+            if "failed" not in result and (not prefix or "win" in row):
+                cells[result["gold"], result["rankings"], result["variant"] + added].append(row)
     print("| gold | rankings | variant | seeds | " + " | ".join(FIGURES) + " | win of each seed |")
     print("|" + "---|" * (len(FIGURES) + 5))
     for (gold, rankings, variant), rows in sorted(cells.items()):
         means = [statistics.mean(row[name] for row in rows) if all(name in row for row in rows) else None
                  for name in FIGURES]  # fmt: skip
         shown = ["" if mean is None else f"{mean:.3f}" for mean in means]
-        wins = " ".join(f"{row['win']:.3f}" for row in rows if "win" in row)
+        wins = ", ".join(
+            f"{row['win']:.3f} ({row['win_low']:.3f} to {row['win_high']:.3f})" for row in rows if "win" in row
+        )
         print(f"| {gold} | {rankings} | {variant} | {len(rows)} | " + " | ".join(shown) + f" | {wins} |")
+    for result in failed:
+        print(f"\n{result['gold']}, {result['rankings']} rankings, seed {result['seed']}: {result['failed']}.")
 
 
 if __name__ == "__main__":
