@@ -390,7 +390,8 @@ def member_detail(request, slug, username):
     project, _member = project_for(request.user, slug, Role.ADMIN)
     refuse_unknown_parameters(request, [])
     body = read_body(request, bodies.MemberChange)
-    member = project.memberships.filter(user__username=username).first()
+    # PostgreSQL takes no NUL, not even to compare it.
+    member = project.memberships.filter(user__username=username.replace("\x00", "")).first()
     if member is None:
         raise Http404
     return Response(bodies.member_object(projects.change_member(member, actor=request.user, **body)))

@@ -277,7 +277,7 @@ def skip(assignment, *, annotator, reason=""):
     if assignment.state not in (AssignmentState.LEASED, AssignmentState.EXPIRED):
         raise Conflict(_("This task is already submitted, so it cannot be skipped."))
     was_leased = assignment.state == AssignmentState.LEASED
-    end_lease(assignment, AssignmentState.SKIPPED, skip_reason=reason[:200])
+    end_lease(assignment, AssignmentState.SKIPPED, skip_reason=reason.replace("\x00", "")[:200])
     if was_leased:
         reopen_slots([assignment.slot_id])
     return assignment

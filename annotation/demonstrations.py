@@ -12,7 +12,10 @@ from annotation.models import Demonstration, Membership, Source
 
 @transaction.atomic
 def add_demonstration(project, *, prompt, author, message, ranking=None, source=None):
-    """message: an assistant message. The membership says whether it is simulated. Raises ValidationError."""
+    """message: an assistant message. The membership says whether it is simulated. Raises ValidationError.
+
+    The same text by the same person, sent again because an answer was lost on the way, is one row.
+    """
     if prompt.prompt_set.project_id != project.pk:
         raise ValidationError({"prompt": _("belongs to another project.")})
     if ranking is not None and ranking.task.prompt_id != prompt.pk:
@@ -23,14 +26,16 @@ def add_demonstration(project, *, prompt, author, message, ranking=None, source=
         raise ValidationError({error.field: error.message}) from None
     if not messages.message_text(message).strip():
         raise ValidationError({"message": _("is empty.")})
-    return Demonstration.objects.create(
-        project=project,
-        prompt=prompt,
-        author=author,
-        message=message,
-        ranking=ranking,
-        source=author_source(project, author, source),
-    )
+    columns = {
+        "project": project,
+        "prompt": prompt,
+        "author": author,
+        "message": message,
+        "ranking": ranking,
+        "source": author_source(project, author, source),
+    }
+    sent_before = Demonstration.objects.filter(**columns, withdrawn_at=None).first()
+    return sent_before or Demonstration.objects.create(**columns)
 
 
 def author_source(project, author, source):

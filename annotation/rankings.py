@@ -241,6 +241,8 @@ def add_version(assignment, annotator, client_id, body_sha256, judgment, source)
         presented_order=assignment.presented_order,
         guideline_version=guideline_version or 0,
         prompt_set_version=task.prompt.prompt_set.version,
+        # A change does not bring back what was withdrawn.
+        withdrawn_at=before.withdrawn_at if before else None,
         **judgment,
     )
 

@@ -191,7 +191,8 @@ def ranking_object(ranking):
         "version": ranking.version,
         "counted": ranking.is_counted,
         "ranking": ranking.order,
-        "unranked": ranking.unranked,
+        # Sorted: the stored order is the task's, which tells the new policy's answers from the old one's.
+        "unranked": sorted(ranking.unranked),
         "none_acceptable": ranking.none_acceptable,
         "created_at": ranking.created_at,
     }

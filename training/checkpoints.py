@@ -21,6 +21,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from annotation.models import Project
 from training.engine import rundir
 from training.models import Checkpoint, CheckpointRole, CheckpointState
 from training.runs import audit, data_path
@@ -51,10 +52,13 @@ class CheckpointError(ValueError):
 # Rows
 
 
-def add_checkpoint(project, *, role, path, name, run=None, parent=None, figures=None, copy=False, on_progress=None):
+def add_checkpoint(
+    project, *, role, path, name, run=None, parent=None, figures=None, copy=False, actor=None, on_progress=None
+):
     """The row of a directory that was verified whole; the directory moves (or is copied) into the data directory.
 
     The same checkpoint added twice to a project is one row. on_progress() is called every few megabytes.
+    actor: who added it; whoever made its run where there is one.
     Raises CheckpointError, and adds nothing, where a file is missing, altered or holds numbers that are not finite.
     """
     path = Path(path)
@@ -76,7 +80,7 @@ def add_checkpoint(project, *, role, path, name, run=None, parent=None, figures=
             },
         )
         if created:
-            audit(project, run.created_by if run else None, "checkpoint.added", checkpoint, digest=digest)
+            audit(project, run.created_by if run else actor, "checkpoint.added", checkpoint, digest=digest)
     return checkpoint
 
 
@@ -100,6 +104,8 @@ def promote(checkpoint, *, actor=None):
         raise CheckpointError(_("This checkpoint was withdrawn and cannot be promoted; choose another."))
     verify(data_path(checkpoint.uri), digest=checkpoint.digest)
     with transaction.atomic():
+        # One promotion at a time, or two at once would meet at the constraint of one promoted policy a project.
+        Project.objects.select_for_update(no_key=True).get(id=checkpoint.project_id)
         Checkpoint.objects.filter(project=checkpoint.project, state=CheckpointState.PROMOTED).exclude(
             id=checkpoint.id
         ).update(state=CheckpointState.RETIRED)

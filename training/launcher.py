@@ -256,6 +256,7 @@ def store_output(engine):
     run, fence = engine.run, engine.lease.fence
     if runs.renew_lease(run.id, fence=fence):
         runs.finish(run.id, fence=fence, state=RunState.CANCELLED, message=_("Cancelled."))
+        drop_resume_checkpoints(run)
         return
     runs.finalize(run.id, fence=fence)
     summary = engine.finished.get("summary") or {}

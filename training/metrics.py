@@ -1,5 +1,7 @@
 """Metrics: what a run has told so far, read for charts and pages. `runs.record_events` writes it."""
 
+import os
+
 from django.db.models import Max, Min
 
 from training.models import Metric, RunEvent
@@ -45,9 +47,22 @@ def messages(run):
 
 def log(run, *, most_bytes=LOG_BYTES):
     """The end of what the engine wrote to its log, all attempts one after the other."""
-    parts = []
-    for attempt in run.attempt_rows.order_by("number"):
-        path = data_path(attempt.directory) / "engine.log"
-        if path.is_file():
-            parts.append(f"--- {attempt.number} ---\n" + path.read_bytes()[-most_bytes:].decode("utf-8", "replace"))
-    return "\n".join(parts)[-most_bytes:]
+    parts, left = [], most_bytes
+    for attempt in run.attempt_rows.order_by("-number"):
+        tail = read_tail(data_path(attempt.directory) / "engine.log", left)
+        if tail is not None:
+            parts.insert(0, f"--- {attempt.number} ---\n" + tail.decode("utf-8", "replace"))
+            left -= len(tail)
+        if left <= 0:
+            break
+    return "\n".join(parts)
+
+
+def read_tail(path, most_bytes):
+    """The last bytes of a file of any size; None where there is no file."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - most_bytes))
+            return file.read(most_bytes)
+    except OSError:
+        return None

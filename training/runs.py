@@ -518,9 +518,7 @@ def _event_time(event):
 
 
 def _event_row(run, event):
-    payload = {
-        key: _storable(value) for key, value in event.items() if key not in ("schema", "type", "step", "time")
-    }
+    payload = {key: _storable(value) for key, value in event.items() if key not in ("schema", "type", "step", "time")}
     return RunEvent(run=run, kind=event["type"][:16], step=_step(event), payload=payload, time=_event_time(event))
 
 

@@ -2,19 +2,9 @@
 
 from rest_framework import serializers
 
+from annotation.serializers import StrictSerializer
 from training.models import Checkpoint, Round, Run
 from training.runs import NEEDED_INPUTS
-
-
-class StrictSerializer(serializers.Serializer):
-    """Refuses keys that it does not know, instead of passing over a misspelt setting."""
-
-    def to_internal_value(self, data):
-        values = super().to_internal_value(data)
-        unknown = sorted(set(data) - set(self.fields))
-        if unknown:
-            raise serializers.ValidationError({name: ["This field is not known."] for name in unknown})
-        return values
 
 
 class NewRoundSerializer(StrictSerializer):

@@ -89,7 +89,7 @@ def rounds_page(request, slug):
 
 def start_round(request, project):
     try:
-        key = request.POST.get("idempotency_key", "")[:128]
+        key = request.POST.get("idempotency_key", "").replace("\x00", "")[:128]
         rounds.start_round(project, created_by=request.user, idempotency_key=key)
     except REFUSALS as error:
         messages.error(request, str(error))
@@ -254,7 +254,9 @@ def checkpoints_page(request, slug):
 
 def add_checkpoint(project, values, *, actor):
     """A checkpoint of one's own; a project's first policy is promoted at once, for there is nothing to compare."""
-    made = checkpoints.add_checkpoint(project, role=values["role"], path=values["path"], name=values["name"], copy=True)
+    made = checkpoints.add_checkpoint(
+        project, role=values["role"], path=values["path"], name=values["name"], copy=True, actor=actor
+    )
     promote_first(project, made, actor=actor)
     return made
 
@@ -270,7 +272,7 @@ def use_starter(request, slug):
     project, _membership = project_for(request.user, slug, Role.ADMIN)
     return attempt(
         request,
-        lambda: promote_first(project, demo.add_starter(project), actor=request.user),
+        lambda: promote_first(project, demo.add_starter(project, actor=request.user), actor=request.user),
         done=_("The starter is added: a small model that tells stories."),
         then=("training:checkpoints", slug),
     )
@@ -307,7 +309,7 @@ def withdraw(request, slug, checkpoint_id):
     project, membership = project_for(request.user, slug, Role.ADMIN)
     row = find_checkpoint(project, checkpoint_id)
     if request.method == "POST":
-        reason = request.POST.get("reason", "")[:200]
+        reason = request.POST.get("reason", "").replace("\x00", "")[:200]
         return attempt(
             request,
             lambda: checkpoints.withdraw(row, actor=request.user, reason=reason),

@@ -251,3 +251,25 @@ def test_it_marks_simulated_members_whatever_they_say(api_for, annotator, task):
     assert api.post(ranking_url(claimed), {**ranking_of(claimed), "source": "annotator"}).status_code == 400
     api.post(ranking_url(claimed), ranking_of(claimed))
     assert Ranking.objects.get().source == "simulated"
+
+
+def test_it_does_not_tell_the_order_of_a_task_by_what_was_left_out(api_for, annotator, make_task, prompt):
+    # The new policy's answers stand first in a task.
+    texts = [f"Once {number}." for number in range(9)]
+    make_task(prompt, *texts)
+    api = api_for(annotator)
+    claimed = claim(api)
+    ids = [completion["id"] for completion in claimed["completions"]]
+    answer = api.post(ranking_url(claimed), {"client_id": "c", "ranking": [[ids[0]], [ids[1]]]}, format="json").json()
+    assert answer["unranked"] == sorted(ids[2:])
+
+
+def test_it_bears_a_nul_wherever_a_text_is_looked_up_or_kept(api_for, client_for, admin, annotator, task):
+    assert api_for(admin).patch(f"{PROJECT}members/a%00b/", {"active": True}, format="json").status_code == 404
+    client = client_for(annotator)
+    page = client.get("/projects/stories/rank/")
+    assignment = page.context["assignment"]
+    posted = {"assignment": assignment.pk, "action": "skip", "skip_reason": "too\x00 hard"}
+    assert client.post("/projects/stories/rank/", posted).status_code == 302
+    assignment.refresh_from_db()
+    assert assignment.skip_reason == "too hard"

@@ -88,3 +88,12 @@ def test_it_adds_a_demonstration(project, prompt, annotator):
 def test_it_refuses_a_demonstration_that_is_none(project, prompt, annotator, message):
     with pytest.raises(ValidationError):
         demonstrations.add_demonstration(project, prompt=prompt, author=annotator, message=message)
+
+
+def test_it_keeps_a_demonstration_sent_twice_as_one(project, prompt, annotator, second_annotator):
+    message = {"role": "assistant", "content": "Once upon a time."}
+    first, again, other = (
+        demonstrations.add_demonstration(project, prompt=prompt, author=author, message=message)
+        for author in (annotator, annotator, second_annotator)
+    )
+    assert first == again != other

@@ -260,3 +260,11 @@ def test_it_answers_any_json_with_a_judgment_or_a_named_field(order, ratings, fl
             check(*values)
         except rankings.RankingError as error:
             assert error.field in ("ranking", "ratings", "flags")
+
+
+def test_it_does_not_bring_back_by_a_change_what_was_withdrawn(submit, admin):
+    ranking, _created = submit()
+    rankings.withdraw_ranking(ranking, actor=admin)
+    changed, _created = submit(client_id="c2")
+    assert changed.version == 2
+    assert changed.withdrawn_at is not None

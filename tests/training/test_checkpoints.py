@@ -187,3 +187,8 @@ def test_it_takes_the_sft_policy_that_the_promoted_one_descends_from(make_checkp
     assert checkpoints.sft_policy(project) == newest
     checkpoints.promote(policy)
     assert checkpoints.sft_policy(project) == old
+
+
+def test_it_notes_who_added_a_checkpoint(project, folder, admin):
+    checkpoints.add_checkpoint(project, role="sft", path=folder, name="mine", copy=True, actor=admin)
+    assert project.audit_events.get(action="checkpoint.added").actor == admin

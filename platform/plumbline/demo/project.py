@@ -32,19 +32,20 @@ PRESET = "demo"
 PROMPT_SET = "stories"
 MOST_TASKS_AT_ONCE = 2000
 
+# A line break in a guideline is one that people see, so each paragraph is one line.
 GUIDELINE = """\
 **Prefer stories with a kind ending.**
 
-The little model tells stories on request, and has no taste of its own yet. You give it one: of the four stories, put
-the one that ends most kindly first. Someone is helped, forgiven, comforted or brought home; a story that ends sadly, or
-just stops, goes last.
+The little model tells stories on request, and has no taste of its own yet. You give it one: of the four stories, put \
+the one that ends most kindly first. Someone is helped, forgiven, comforted or brought home; a story that ends sadly, \
+or just stops, goes last.
 
 - Sad words along the way count against a story.
 - Two stories that end equally kindly: put them side by side, as a tie.
-- Whether the story has the right animal or makes much sense does not matter here. That can be taught too, but it takes
-  many more rankings.
+- Whether the story has the right animal or makes much sense does not matter here. That can be taught too, but it \
+takes many more rankings.
 
-About **60 rankings**, ten minutes or so, are enough for the model to learn this. Then open *Overview* and start a
+About **60 rankings**, ten minutes or so, are enough for the model to learn this. Then open *Overview* and start a \
 round.
 """
 
@@ -110,17 +111,17 @@ def ensure_prompts(project, admin):
 
 def ensure_policy(project, admin):
     if checkpoints.promoted(project) is None:
-        checkpoints.promote(add_starter(project), actor=admin)
+        checkpoints.promote(add_starter(project, actor=admin), actor=admin)
 
 
-def add_starter(project):
+def add_starter(project, *, actor=None):
     """The starter as a checkpoint of this project. Raises DemoError, checkpoints.CheckpointError."""
     check_starter()
     with tempfile.TemporaryDirectory(dir=ensured(settings.PLUMBLINE_DATA_DIR / "uploads")) as folder:
         # A checkpoint holds its own files alone; the first answers stand beside them only to be shipped together.
         copied = Path(folder) / "starter"
         shutil.copytree(STARTER, copied, ignore=shutil.ignore_patterns(FIRST_COMPLETIONS))
-        return checkpoints.add_checkpoint(project, role=CheckpointRole.SFT, path=copied, name=_("Starter"))
+        return checkpoints.add_checkpoint(project, role=CheckpointRole.SFT, path=copied, name=_("Starter"), actor=actor)
 
 
 def read_completions(path):
