@@ -383,6 +383,243 @@ def test_it_stops_on_a_flat_reward(tmp_path, world):
         run(tmp_path, made)
 
 
+def plain_gae(rewards, values, gamma, gae_lambda):
+    """One row's advantages, as lists, by the definition: the sum of (gamma lambda)^k times the TD errors ahead."""
+    errors = [r + gamma * after - v for r, v, after in zip(rewards, values, [*values[1:], 0.0], strict=True)]
+    return [sum((gamma * gae_lambda) ** (k - t) * errors[k] for k in range(t, len(errors))) for t in range(len(errors))]
+
+
+@pytest.mark.parametrize("whiten_rewards", [False, True])
+def test_it_turns_a_rollout_into_advantages_as_the_settings_say(tmp_path, world, monkeypatch, whiten_rewards):
+    """What the update is given, iteration by iteration, against plain lists of numbers."""
+    made = world(
+        gamma=0.9, gae_lambda=0.5, whiten_rewards=whiten_rewards, kl_coef=0.3, kl_target=1.0, kl_horizon=50,
+        temperature=0.8, iterations=3, inputs={"ref_policy": str(tmp_path / "other")},
+    )  # fmt: skip
+    seen = []
+    update = ppo.update
+
+    def record(players, trainers, drawn, advantages, returns, *rest, **named):
+        seen.append((drawn, advantages, returns, players))
+        return update(players, trainers, drawn, advantages, returns, *rest, **named)
+
+    monkeypatch.setattr(ppo, "update", record)
+    trace = [event["values"] for event in events(run(tmp_path, made), "metrics")]
+    kl_coef = 0.3
+    drawn_before = None
+    for (drawn, advantages, returns, players), values in zip(seen, trace, strict=True):
+        assert values["kl_coef"] == pytest.approx(kl_coef)
+        t = drawn.trajectories
+        counts = t.action_mask.sum(1).tolist()
+        rows, row_kl = [], []
+        for row, count in enumerate(counts):
+            width = int(t.attention_mask[row].sum())
+            ids = t.input_ids[row, :width]
+            with torch.no_grad():
+                ref = (players.ref_policy(ids[None])[0] / 0.8).log_softmax(-1)
+            ref = [ref[place - 1, ids[place]].item() for place in range(width - count, width)]
+            own = drawn.old_logprobs[row, :count].tolist()
+            assert drawn.ref_logprobs[row, :count].tolist() == pytest.approx(ref, abs=1e-4)
+            row_kl.append(sum(a - b for a, b in zip(own, ref, strict=True)))
+            rows.append([-kl_coef * (a - b) for a, b in zip(own, ref, strict=True)])
+            rows[-1][-1] += drawn.scores[row].item()
+        assert values["kl_per_completion"] == pytest.approx(sum(row_kl) / 8, abs=1e-3)
+        assert values["rewards_mean"] == pytest.approx(sum(map(sum, rows)) / 8, abs=1e-3)
+        if whiten_rewards:
+            flat = torch.tensor([reward for row in rows for reward in row], dtype=torch.float64)
+            deviation, mean = flat.std(correction=0).item(), flat.mean().item()
+            rows = [[(reward - mean) / deviation + mean for reward in row] for row in rows]
+        old_values = [drawn.values[row, :count].tolist() for row, count in enumerate(counts)]
+        plain = [plain_gae(*pair, 0.9, 0.5) for pair in zip(rows, old_values, strict=True)]
+        flat = torch.tensor([advantage for row in plain for advantage in row], dtype=torch.float64)
+        for row, count in enumerate(counts):
+            white = [(a - flat.mean().item()) / flat.std(correction=0).item() for a in plain[row]]
+            assert advantages[row, :count].tolist() == pytest.approx(white, abs=2e-3)
+            expected = [a + v for a, v in zip(plain[row], old_values[row], strict=True)]
+            assert returns[row, :count].tolist() == pytest.approx(expected, abs=1e-3)
+        residual = flat  # returns less values
+        all_returns = torch.cat([returns[row, :count] for row, count in enumerate(counts)]).double()
+        explained = 1 - residual.var(correction=0) / all_returns.var(correction=0)
+        assert values["explained_variance"] == pytest.approx(explained.item(), abs=2e-3)
+        # The controller moves by the KL just measured: at most a fifth of 8 of 50 episodes.
+        kl_coef *= 1 + max(-0.2, min(0.2, values["kl_per_completion"] / 1.0 - 1)) * 8 / 50
+        assert drawn_before is None or t.actions.tolist() != drawn_before, "each iteration must draw anew"
+        drawn_before = t.actions.tolist()
+    assert kl_coef != 0.3
+
+
+def test_it_reads_means_over_the_tokens_that_count(tmp_path, world):
+    made = world(samples_per_prompt=2, temperature=0.7, inputs={"ref_policy": str(tmp_path / "other")})
+    players = ppo.make_players(made)
+    players.tokenizer.stop_ids = tuple(range(0, 400, 5))  # so that lengths differ
+    drawn, readings = sample(made, players, made.ppo)
+    t = drawn.trajectories
+    entropies, kls, values = [], [], []
+    for row in range(8):
+        width, count = int(t.attention_mask[row].sum()), int(t.action_mask[row].sum())
+        ids = t.input_ids[row : row + 1, :width]
+        with torch.no_grad():
+            p = (players.policy(ids)[0] / 0.7).double().softmax(-1)[width - count - 1 : width - 1]
+            q = (players.ref_policy(ids)[0] / 0.7).double().softmax(-1)[width - count - 1 : width - 1]
+            values += players.value_network.values(ids)[0, width - count - 1 : width - 1].tolist()
+        entropies += (-(p * p.log()).sum(-1)).tolist()
+        kls.append((p * (p / q).log()).sum().item())
+    lengths = t.action_mask.sum(1).tolist()
+    assert len(set(lengths)) > 1, "lengths must differ to tell"
+    assert readings["entropy"] == pytest.approx(sum(entropies) / len(entropies), rel=1e-4)
+    assert readings["exact_kl_per_completion"] == pytest.approx(sum(kls) / 8, rel=1e-3)
+    assert readings["value_mean"] == pytest.approx(sum(values) / len(values), rel=1e-3)
+    assert readings["length_mean"] == sum(lengths) / 8
+    assert readings["score_deviation"] == pytest.approx(drawn.scores.double().std(correction=0).item(), rel=1e-4)
+
+
+def test_it_reads_how_far_an_update_went(world):
+    made = world(batch_size=6, minibatch_size=6)
+    players, drawn, advantages, returns = one_update(made)
+    t, rows = drawn.trajectories, torch.arange(6)
+    now = ppo.look_at(players, t, temperature=1.0)
+    mask = t.action_mask
+    ratios = [
+        (new - old) for new, old in zip(now.logprobs[mask].tolist(), drawn.old_logprobs[mask].tolist(), strict=True)
+    ]
+    _, readings = ppo.ppo_loss(players, t.take(rows), drawn, advantages, returns, rows, made.ppo, mask.sum(), False)
+    # Schulman's estimate: exp(log ratio) - 1 - log ratio
+    expected = sum(math.exp(r) - 1 - r for r in ratios) / len(ratios)
+    assert readings["approx_kl"].item() == pytest.approx(expected, rel=1e-3)
+    assert readings["log_ratio"].item() == pytest.approx(sum(map(abs, ratios)) / len(ratios), rel=1e-3)
+    moved = (now.values - drawn.values)[mask].abs() > 0.2
+    assert readings["value_clip_fraction"].item() == pytest.approx(moved.double().mean().item())
+
+
+class Unsure:
+    """Members that disagree: mean 0, 1, 2, ... and deviation 0.5, 1, 1.5, ..."""
+
+    def score(self, conversations):
+        mean = torch.arange(float(len(conversations)))
+        return scorer.Scores(mean, (mean + 1) / 2, mean[:, None])
+
+
+def test_it_takes_doubt_off_a_score_and_clips_what_is_left(world, monkeypatch):
+    made = world(uncertainty_coef=4.0, score_clip=3.5)
+    players = dataclasses.replace(ppo.make_players(made), scorer=Unsure())
+    monkeypatch.setattr(rollout, "scores_with_ends", lambda scores, ended, missing: scores)
+    drawn, readings = sample(made, players, made.ppo)
+    # k - 4 * (k + 1) / 2 = -2 - k, not below -3.5
+    assert drawn.scores.tolist() == [-2.0, -3.0, *[-3.5] * 6]
+    assert readings["score_mean"] == 3.5  # as the scorer gave them
+    assert readings["ensemble_deviation"] == pytest.approx(2.25)
+
+
+@pytest.mark.parametrize("logprobs", ["captured", "recomputed"])
+def test_it_keeps_the_logprobs_that_the_setting_names(world, monkeypatch, logprobs):
+    generate = sampling.generate
+
+    def shifted(*arguments, **named):
+        return [
+            dataclasses.replace(one, logprobs=[value - 0.125 for value in one.logprobs])
+            for one in generate(*arguments, **named)
+        ]
+
+    monkeypatch.setattr(sampling, "generate", shifted)
+    made = world(logprobs=logprobs)
+    players = ppo.make_players(made)
+    drawn, readings = sample(made, players, made.ppo)
+    now = ppo.look_at(players, drawn.trajectories, temperature=1.0)
+    off = (drawn.old_logprobs - now.logprobs)[drawn.trajectories.action_mask]
+    torch.testing.assert_close(off, torch.full_like(off, -0.125 if logprobs == "captured" else 0.0), atol=1e-5, rtol=0)
+    assert readings["logprob_gap"] == pytest.approx(0.125, abs=1e-5)
+
+
+def test_it_keeps_each_sample_with_its_prompt(world, monkeypatch):
+    made = world(samples_per_prompt=4)
+    players = ppo.make_players(made)
+    asked = []
+
+    def numbered(policy, prompts, *, samples_per_prompt, **named):
+        asked.extend(prompts)
+        return [
+            sampling.Sample([100 + number, 50 + copy], [-1.0] * 2, "length")
+            for number in range(len(prompts))
+            for copy in range(samples_per_prompt)
+        ]
+
+    monkeypatch.setattr(sampling, "generate", numbered)
+    drawn, _ = sample(made, players, made.ppo)
+    assert len(asked) == 2
+    t = drawn.trajectories
+    for row in range(8):
+        ids = t.input_ids[row][t.attention_mask[row]].tolist()
+        assert ids == [*asked[row // 4], 100 + row // 4, 50 + row % 4]
+
+
+def test_it_makes_minibatches_anew_in_every_pass(tmp_path, world, monkeypatch):
+    orders = []
+    loss = ppo.ppo_loss
+
+    def record(players, part, drawn, advantages, returns, rows, *rest):
+        orders.append(tuple(sorted(rows.tolist())))
+        return loss(players, part, drawn, advantages, returns, rows, *rest)
+
+    monkeypatch.setattr(ppo, "ppo_loss", record)
+    run(tmp_path, world(iterations=2, ppo_epochs=2))
+    passes = [orders[start : start + 2] for start in range(0, len(orders), 2)]
+    assert len(passes) == 4
+    for minibatches in passes:
+        assert sorted(row for minibatch in minibatches for row in minibatch) == list(range(8))
+    assert len({frozenset(minibatches) for minibatches in passes}) == 4
+
+
+def test_it_rewards_entropy_only_where_asked(world):
+    plain, fond = world(minibatch_size=8), world(minibatch_size=8, entropy_coef=0.25)
+    players, drawn, advantages, returns = one_update(plain)
+    t, rows = drawn.trajectories, torch.arange(8)
+    entropy = rollout.masked_mean(ppo.look_at(players, t, temperature=1.0).entropy, t.action_mask).item()
+    first, second = (
+        ppo.ppo_loss(players, t.take(rows), drawn, advantages, returns, rows, made.ppo, t.action_mask.sum(), False)[0]
+        for made in (plain, fond)
+    )
+    assert (second - first).item() == pytest.approx(-0.25 * entropy, rel=1e-3)
+
+
+def test_it_lowers_the_learning_rate_over_every_step_of_every_pass(tmp_path, world):
+    trace = [event["values"] for event in events(run(tmp_path, world(iterations=2, ppo_epochs=2)), "metrics")]
+    # 2 iterations x 2 passes x 2 minibatches: steps 0 to 3, then 4 to 7, of 8
+    assert [values["learning_rate"] for values in trace] == pytest.approx([3e-4 * (1 - 1.5 / 8), 3e-4 * (1 - 5.5 / 8)])
+
+
+def test_it_never_rolls_out_prompts_that_measure(tmp_path, world):
+    made = world()
+    players = ppo.make_players(made)
+    prompts, _ = ppo.load_prompts(made, players)
+    assert [prompt.text for prompt in prompts] == ["a shy fox", "a brave owl", "a small old bear"]
+    rows = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    path = tmp_path / "without.jsonl"
+    path.write_text("".join(json.dumps({**row, "pool": row["pool"].replace("ppo", "sft")}) + "\n" for row in rows))
+    prompts, note = ppo.load_prompts(world(inputs={"prompts": str(path)}), players)
+    assert "a clever mouse" not in [prompt.text for prompt in prompts]
+    assert note == "No prompt belongs to the pool ppo, so rollouts take the 3 prompts of all pools but eval, of 4."
+    path.write_text(json.dumps({**rows[0], "pool": "eval"}) + "\n")
+    with pytest.raises(config.ConfigError, match="only prompts of the pool eval"):
+        ppo.load_prompts(world(inputs={"prompts": str(path)}), players)
+
+
+def test_it_counts_sick_iterations_across_a_resume(tmp_path, world):
+    judge = checkpoint.load_reward_model(tmp_path / "reward_model")
+    judge.fold(0.0, 1.0)
+    checkpoint.save_reward_model(judge, checkpoint.load_tokenizer_of(tmp_path / "policy"), tmp_path / "flat")
+    made = world(iterations=6, guard_patience=3, missing_eos_score=1.0, inputs={"reward_model": str(tmp_path / "flat")})
+    calls = []
+
+    def stop_after_two():
+        calls.append(1)
+        return len(calls) == 2
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, made, should_stop=stop_after_two)
+    with pytest.raises(GuardStop, match="flat_reward stopped the run at step 3"):
+        run(tmp_path, made, resume=newest_checkpoint(tmp_path / "run"))
+
+
 def test_it_takes_every_prompt_once_before_any_again(world):
     settings = world(batch_size=4, minibatch_size=4, samples_per_prompt=2).ppo
     prompts = list(range(5))

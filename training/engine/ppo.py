@@ -377,16 +377,24 @@ def make_trainers(players, settings):
 
 
 def load_prompts(config, players):
-    """(prompts, a sentence on which they are): those of the pool ppo, or all where none belongs to it."""
+    """(prompts, a sentence on which they are): those of the pool ppo, or where none is, all but those that measure."""
     found = data.load_prompts(config.inputs.prompts)
-    of_pool = [prompt for prompt in found if prompt.pool == "ppo"]
-    if of_pool:
-        note = f"Rollouts take the {len(of_pool)} prompts of the pool ppo, of {len(found)} in the file."
-    else:
-        note = f"No prompt belongs to the pool ppo, so rollouts take all {len(found)} prompts of the file."
+    taken = [prompt for prompt in found if prompt.pool == "ppo"]
+    note = f"Rollouts take the {len(taken)} prompts of the pool ppo, of {len(found)} in the file."
+    if not taken:
+        taken = [prompt for prompt in found if prompt.pool != "eval"]
+        note = (
+            f"No prompt belongs to the pool ppo, so rollouts take the {len(taken)} prompts of all pools but eval, "
+            f"of {len(found)}."
+        )
+    if not taken:
+        raise ConfigError(
+            f"{config.inputs.prompts} holds only prompts of the pool eval, which measure and must never train; "
+            "add prompts of the pool ppo."
+        )
     most = players.policy.config.max_positions - config.ppo.max_new_tokens
     prompts = []
-    for prompt in of_pool or found:
+    for prompt in taken:
         token_ids = players.tokenizer.encode_prompt(prompt.messages)
         if len(token_ids) > most:
             raise ConfigError(
