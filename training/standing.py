@@ -4,16 +4,20 @@
 """
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from django.db.models import Count, Q
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from annotation import quality
 from annotation.models import Prompt, Slot, SlotState, Source
 from training import checkpoints, metrics, rounds
-from training.models import Checkpoint, Round, RoundState, Run, RunState
+from training.models import OWNED_RUN_STATES, Checkpoint, Round, RoundState, Run, RunState
 
+UNCLAIMED = timedelta(seconds=30)  # workers look every few seconds
+BETWEEN_STAGES = timedelta(minutes=2)  # freezing judgments and queueing answers take seconds
 LEAST_RANKINGS = 10  # from which a reward model can be trained and still have some held out
 ENOUGH_RANKINGS = 60  # a style is learned from about so many
 
@@ -69,6 +73,7 @@ class Figures:
     newest: Round | None = None
     trains: bool = True  # false: the newest round only has answers written
     newest_stage: str = ""  # in words, of the newest round
+    unattended: bool = False  # the newest round waits for a worker, and there seems to be none
     last: RoundFigures | None = None  # of the newest round that succeeded
     accuracy: float | None = None  # of the newest reward model, also of a round that is not over
     accuracy_round: int = 0
@@ -143,6 +148,7 @@ def read_figures(project):
         newest=newest,
         trains=trains(newest),
         newest_stage=stage_reached(newest),
+        unattended=is_unattended(newest, now=timezone.now()),
         last=read_round(done) if done else None,
         **newest_accuracy(rows),
         agreement=Share.read(quality.pairwise_agreement(project, simulated=False), "agreement"),
@@ -217,6 +223,22 @@ def stage_reached(round):
     return stage_words(runs[-1].stage) if runs else ""
 
 
+def is_unattended(round, *, now):
+    """Whether an active round waits although nothing is before it in the queue: then no worker takes it up."""
+    if round is None or not round.is_active():
+        return False
+    run = max(round.runs.all(), key=lambda run: run.position, default=None)
+    if run is None:
+        return now - round.created_at > BETWEEN_STAGES
+    if run.is_ended():
+        return now - (run.finished_at or now) > BETWEEN_STAGES
+    if run.state != RunState.QUEUED:
+        return False
+    if now - max(run.created_at, run.advanced_at or run.created_at) < UNCLAIMED:
+        return False
+    return not Run.objects.filter(state__in=OWNED_RUN_STATES, lease_expires_at__gt=now).exists()
+
+
 # Words
 
 
@@ -271,6 +293,11 @@ def headline(figures, refused):
 
 def under_way(figures):
     newest, stage = figures.newest, figures.newest_stage
+    if figures.unattended:
+        return _(
+            "The round waits, but no worker takes it up. See that `plumbline up` runs on the server; "
+            "`plumbline doctor` says what is missing."
+        )
     if not figures.trains:
         return _("The model is writing answers. They can be ranked as soon as it is done.")
     if not stage or newest.state == RoundState.PREPARING:
