@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.engine.metrics_page import documented
-from training.engine import checkpoint, config, evaluate, rollout, rundir, sampling, scorer
+from training.engine import checkpoint, config, data, evaluate, rollout, rundir, sampling, scorer
 from training.engine.heads import RewardModel, ScalarHead
 
 
@@ -112,6 +112,52 @@ def test_it_finds_no_difference_between_a_policy_and_itself(tmp_path, world):
     run_dir = rundir.create(tmp_path / "run", config.resolved(settings))
     report = evaluate.train(settings, run_dir)
     assert report["kl_per_completion"] == pytest.approx(0, abs=1e-5)
+
+
+def test_it_says_who_won_against_an_independent_draw(tmp_path, world, monkeypatch):
+    """Draws made to order: the policy answers with 3 tokens, the reference with 2, and with 1 to 4 for best-of-n."""
+    drawn = []
+
+    def made_to_order(policy, prompts, *, samples_per_prompt, seed, **named):
+        drawn.append((policy.state_dict()["embedding.weight"][0, 0].item(), samples_per_prompt, seed))
+        lengths = {1: [3], 2: [2], 3: [1, 2, 3, 4]}[len(drawn)]
+        assert samples_per_prompt == len(lengths)
+        return [sampling.Sample([40] * n, [-1.0] * n, "length") for _ in prompts for n in lengths]
+
+    monkeypatch.setattr(sampling, "generate", made_to_order)
+    by_length = scorer.FunctionScorer(lambda prompt, text: len(text))
+    monkeypatch.setitem(scorer.PYTHON_SCORERS, "length", lambda: by_length)
+    settings = world(scorer="length", best_of=4)
+    run_dir = rundir.create(tmp_path / "run", config.resolved(settings))
+    report = evaluate.train(settings, run_dir)
+    own, other = (
+        checkpoint.load_policy(tmp_path / name).state_dict()["embedding.weight"][0, 0].item()
+        for name in ("policy", "ref_policy")
+    )
+    assert [who for who, _, _ in drawn] == [own, other, other]
+    assert len({seed for _, _, seed in drawn}) == 3, "a shared seed would draw both sides alike"
+    assert (report["win_rate"], report["best_of_win_rate"]) == (1.0, 1.0)
+    assert report["score_mean"] == 1.5 * report["ref_score_mean"] == 0.75 * report["best_of_score_mean"]
+    # KL(policy || reference), on what the policy said.
+    ids = torch.tensor([checkpoint.load_tokenizer_of(tmp_path / "policy").encode_prompt(
+        [{"role": "user", "content": f"a fox {n}"}]) + [40] * 3 for n in range(1, 9)])  # fmt: skip
+    with torch.no_grad():
+        p, q = (checkpoint.load_policy(tmp_path / name)(ids).double().softmax(-1)[:, -4:-1] for name in
+                ("policy", "ref_policy"))  # fmt: skip
+    assert report["kl_per_completion"] == pytest.approx((p * (p / q).log()).sum((1, 2)).mean().item(), rel=1e-4)
+
+
+def test_it_leaves_out_prompts_without_room_for_an_answer(tmp_path, world):
+    rows = [{"messages": [{"role": "user", "content": text}], "pool": "eval"} for text in ("a fox", "fox " * 80)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = world()
+    run_dir = rundir.create(tmp_path / "run", config.resolved(settings))
+    assert evaluate.train(settings, run_dir)["prompts"] == 1
+    said = [event["message"] for event in rundir.read_events(run_dir)[0] if event["type"] == "log"]
+    assert said == ["1 of 2 prompts are left out: they are longer than the policies' 64 tokens."]
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(rows[1]) + "\n")
+    with pytest.raises(data.DataError, match="every prompt is longer"):
+        evaluate.train(settings, run_dir)
 
 
 def test_it_takes_a_python_scorer_only_by_a_registered_name(tmp_path, world, monkeypatch):

@@ -556,9 +556,11 @@ def test_it_makes_minibatches_anew_in_every_pass(tmp_path, world, monkeypatch):
     orders = []
     loss = ppo.ppo_loss
 
-    def record(players, part, drawn, advantages, returns, rows, *rest):
+    def record(players, part, drawn, advantages, returns, rows, settings, denominator, is_warmup):
         orders.append(tuple(sorted(rows.tolist())))
-        return loss(players, part, drawn, advantages, returns, rows, *rest)
+        # A step's mean is over its own tokens, whatever the rest of the rollout holds.
+        assert denominator == drawn.trajectories.action_mask[rows].sum()
+        return loss(players, part, drawn, advantages, returns, rows, settings, denominator, is_warmup)
 
     monkeypatch.setattr(ppo, "ppo_loss", record)
     run(tmp_path, world(iterations=2, ppo_epochs=2))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.engine.metrics_page import documented
-from training.engine import checkpoint, config, data, distributed, losses, reward_model, rundir, scorer
+from training.engine import checkpoint, config, data, distributed, losses, reward_model, rundir, sampling, scorer
 from training.engine.heads import RewardModel, ScalarHead
 from training.engine.progress import Interrupted, newest_checkpoint
 
@@ -113,6 +113,80 @@ def test_it_normalises_on_samples_of_the_starting_policy_where_prompts_are_given
     scores = scorer.score_rows(checkpoint.load_reward_model(run_dir / "output").requires_grad_(False), found)
     assert scores.mean().item() == pytest.approx(0, abs=1e-4)
     assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_it_normalises_on_whole_samples_with_their_ends(tmp_path, world, monkeypatch):
+    path = tmp_path / "prompts.jsonl"
+    texts = ["a fox", "an owl", "a bear", "a mouse", "fox " * 80]  # the last leaves no room for an answer
+    path.write_text("".join(json.dumps({"messages": [{"role": "user", "content": text}]}) + "\n" for text in texts))
+    settings = world(inputs={"prompts": str(path)})
+    tokenizer = checkpoint.load_tokenizer_of(tmp_path / "policy")
+    asked = {}
+
+    def references(*reasons):
+        def fake(policy, prompts, **named):
+            asked["prompts"] = prompts
+            return [
+                sampling.Sample([9, 7] if reason == "stop" else [9, 9], [-1.0] * 2, reason)
+                for prompt, reason in zip(prompts, reasons, strict=True)
+            ]
+
+        monkeypatch.setattr(sampling, "generate", fake)
+        return reward_model.reference_rows(settings, tokenizer, [], distributed.Compute(settings.run))[0]
+
+    rows = references("stop", "length", "stop", "stop")
+    # Those that ended, and as PPO scores them: with the prompt before and the stop token after.
+    assert rows == [[*asked["prompts"][i], 9, 7] for i in (0, 2, 3)]
+    # Where most were cut off, all stand.
+    assert len(references("stop", "length", "length", "length")) == 4
+
+
+def test_it_normalises_on_ranked_completions_where_no_prompt_fits(tmp_path, world):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": "fox " * 80}]}) + "\n")
+    run_dir = run(tmp_path, world(inputs={"prompts": str(path)}, epochs=1))
+    assert "No prompt fits the policy" in events(run_dir, "log")[-1]["message"]
+
+
+def test_it_takes_rankings_in_an_order_of_its_own_for_each_epoch_and_member(tmp_path, world, monkeypatch):
+    taken = []
+    learn = reward_model.learn
+
+    def record(member, batch, **named):
+        taken.append([(tuple(item.prompt), item.group) for item in batch])
+        return learn(member, batch, **named)
+
+    monkeypatch.setattr(reward_model, "learn", record)
+    run(tmp_path, world([ranking(n) for n in range(16)], members=2, epochs=2, validation_share=0.0))
+    epochs = [[item for batch in taken[start : start + 4] for item in batch] for start in range(0, 16, 4)]
+    assert len(taken) == 16
+    assert all(sorted(epoch) == sorted(epochs[0]) and len(set(epoch)) == 16 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_it_gives_each_member_a_head_of_its_own(world):
+    heads = [reward_model.fresh_member(world(), number, "cpu").head.weight for number in (0, 1, 0)]
+    assert torch.equal(heads[0], heads[2])
+    assert not torch.equal(heads[0], heads[1])
+
+
+def test_it_reports_the_accuracy_of_what_it_saved(tmp_path, world, compute):
+    settings = world(members=2, epochs=1)
+    run_dir = run(tmp_path, settings)
+    tokenizer = checkpoint.load_tokenizer_of(run_dir / "output")
+    comparables, _ = reward_model.load_comparables(settings, tokenizer, 64)
+    _, validation = data.split_by_group(comparables, 0.2, seed=2)
+    members = [member.eval().requires_grad_(False) for member in checkpoint.load_reward_models(run_dir / "output")]
+    right = total = 0.0
+    for item in validation:
+        scores = [sum(member(torch.tensor([row])).item() for member in members) / 2 for row in item.rows]
+        rank = {index: place for place, group in enumerate(item.order) for index in group}
+        for a in rank:
+            for b in rank:
+                if rank[a] < rank[b]:
+                    total += 1
+                    right += (scores[a] > scores[b]) + 0.5 * (scores[a] == scores[b])
+    assert events(run_dir, "finished")[0]["summary"]["validation_accuracy"] == pytest.approx(right / total, abs=1e-6)
 
 
 def test_it_starts_its_head_with_the_deviation_of_the_paper(tmp_path, world, make_policy, story_tokenizer):

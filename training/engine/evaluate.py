@@ -46,10 +46,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     policy = checkpoint.load_policy(config.inputs.policy, device=compute.device)
     ref_policy = checkpoint.load_policy(config.inputs.ref_policy, device=compute.device)
     judge = make_judge(config, compute.device)
-    prompts = [
-        Prompt(messages=prompt.messages, token_ids=tokenizer.encode_prompt(prompt.messages))
-        for prompt in data.load_prompts(config.inputs.prompts, pool=settings.pool, limit=settings.prompts)
-    ]
+    prompts = load_prompts(config, tokenizer, min(who.config.max_positions for who in (policy, ref_policy)), progress)
 
     def draw(who, purpose, copies=1):
         with compute.autocast():
@@ -124,6 +121,26 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     progress.end_step(4, resumable=False)
     progress.finish(summary=report)
     return report
+
+
+def load_prompts(config, tokenizer, max_positions, progress):
+    """The prompts that leave room for a token; says how many do not. Raises DataError where none does."""
+    settings = config.evaluate
+    found = data.load_prompts(config.inputs.prompts, pool=settings.pool, limit=settings.prompts)
+    prompts = [Prompt(messages=prompt.messages, token_ids=tokenizer.encode_prompt(prompt.messages)) for prompt in found]
+    fitting = [prompt for prompt in prompts if len(prompt.token_ids) < max_positions]
+    if not fitting:
+        raise data.DataError(
+            f"{config.inputs.prompts}: every prompt is longer than the policies' {max_positions} tokens; "
+            "add shorter ones."
+        )
+    if len(fitting) < len(prompts):
+        progress.log(
+            f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are left out: they are longer than the policies' "
+            f"{max_positions} tokens.",
+            level="warning",
+        )
+    return fitting
 
 
 def compare(scores, ref_scores, *, prefix, seed):

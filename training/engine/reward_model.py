@@ -225,15 +225,19 @@ def reference_rows(config, tokenizer, training, compute):
     either; but where most were, all stand, for a few would tell little.
     """
     settings = config.reward_model
+    ranked = [row for item in training for row in item.rows]
     if not config.inputs.prompts:
-        rows = [row for item in training for row in item.rows]
-        return rows, f"No prompts were given, so scores are normalised on the {len(rows)} ranked completions."
+        return ranked, f"No prompts were given, so scores are normalised on the {len(ranked)} ranked completions."
     prompts = data.load_prompts(config.inputs.prompts)
     pool = next((pool for pool in ("reward", "sft") if any(prompt.pool == pool for prompt in prompts)), "")
     prompts = [prompt for prompt in prompts if not pool or prompt.pool == pool]
     order = data.shuffled(len(prompts), seed=derive_seed(config.run.seed, "normalise"), epoch=0)
     policy = checkpoint.load_policy(config.inputs.policy, device=compute.device)
     encoded = [tokenizer.encode_prompt(prompts[index].messages) for index in order[: settings.normalise_prompts]]
+    # One that leaves no room to answer must not fail a run whose training is done.
+    encoded = [ids for ids in encoded if len(ids) < policy.config.max_positions]
+    if not encoded:
+        return ranked, f"No prompt fits the policy, so scores are normalised on the {len(ranked)} ranked completions."
     with compute.autocast():
         samples = sampling.generate(
             policy,
