@@ -162,6 +162,7 @@ def settings(request, slug):
         "tab": "settings",
         "form": form,
         "exports": list(EXPORTS),
+        "has_simulated": quality.counted(project, simulated=True).exists(),
     }
     return render(request, "annotation/manage_settings.html", context, status=400 if form.errors else 200)
 

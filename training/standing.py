@@ -44,6 +44,8 @@ class RoundFigures:
     """What one round trained, and how it did. Shares are None where nothing was measured."""
 
     number: int
+    learned: int = 0  # rankings in its snapshot
+    simulated: int = 0  # of these
     accuracy: float | None = None  # of the reward model, on rankings that it did not see
     kl: float | None = None  # nats per completion, to the SFT policy
     word: Share | None = None  # pairs won against the base by the reward model's word
@@ -169,9 +171,11 @@ def read_round(round):
         sides = {"new_digest": made.digest, "old_digest": round.base_policy.digest}
         blind = Share.read(quality.win_rate(round.project, simulated=False, **sides), "win_rate")
         blind_simulated = Share.read(quality.win_rate(round.project, simulated=True, **sides), "win_rate")
-    result = round.result
+    result, counts = round.result, round.snapshot.counts if round.snapshot else {}
     return RoundFigures(
         number=round.number,
+        learned=counts.get("rankings", 0),
+        simulated=counts.get("rankings_simulated", 0),
         accuracy=reward_model.summary.get("validation_accuracy") if reward_model else None,
         kl=result.get("kl_per_completion"),
         word=Share(

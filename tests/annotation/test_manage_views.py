@@ -4,7 +4,7 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
-from annotation import projects
+from annotation import assignment, projects, rankings
 from annotation.models import Guideline, Invitation, Membership, PromptSet
 from plumbline.models import User
 from tests.conftest import PASSWORD
@@ -146,3 +146,12 @@ def test_it_shows_the_rows_in_the_admin_and_changes_none(client_for, make_user, 
     for name in ("project", "membership", "prompt", "completion", "task", "slot", "assignment", "ranking", "snapshot"):
         assert client.get(reverse(f"admin:annotation_{name}_changelist")).status_code == 200
         assert client.get(reverse(f"admin:annotation_{name}_add")).status_code == 403
+
+
+def test_it_offers_peoples_judgments_alone_where_some_are_simulated(client_for, admin, annotator, project, task):
+    assert "simulated=exclude" not in client_for(admin).get(url("settings")).content.decode()
+    Membership.objects.filter(user=annotator).update(simulated=True)
+    lease = assignment.next_assignment(project, annotator=annotator)
+    order = [[key] for key in lease.presented_order]
+    rankings.submit_ranking(lease, annotator=annotator, client_id="c", order=order)
+    assert "/export/trl/?simulated=exclude" in client_for(admin).get(url("settings")).content.decode()

@@ -5,7 +5,7 @@ import re
 import pytest
 from django.urls import reverse
 
-from annotation.models import Project
+from annotation.models import Project, Snapshot
 from tests.web import dashboard_story as story
 from training.models import Checkpoint, Plan, Round, Run
 
@@ -230,3 +230,10 @@ def test_it_renders_what_a_model_wrote_inert(trained, client_for, admin):
     run.events.create(kind="samples", step=30, payload={"samples": [sample]}, time=run.created_at)
     html = client_for(admin).get(reverse("training:dashboard", args=[trained.slug])).content.decode()
     assert "<script>alert" not in html and "&lt;script&gt;alert(1)" in html
+
+
+def test_it_says_how_many_of_a_reward_models_rankings_were_simulated(trained, client_for, reviewer):
+    url = reverse("training:round", args=[trained.slug, 1])
+    assert "simulated" not in text_of(client_for(reviewer).get(url))
+    Snapshot.objects.update(counts={"rankings": 1080, "rankings_simulated": 1000})
+    assert "1,000 of 1,080 rankings simulated" in text_of(client_for(reviewer).get(url))
