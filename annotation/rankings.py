@@ -47,7 +47,7 @@ def submit_ranking(
     """(Ranking, created). The same client_id with the same body gives the first answer again, one row.
 
     order: tie groups of completion ids, best first; what is left out is unranked. A second submit with a new client_id
-    is an edit, a new version. After the lease was lost the ranking is kept as surplus and not counted.
+    is an edit, a new version. Once somebody else has the slot the ranking is kept as surplus and not counted.
     source: only for judgments that come from elsewhere; a simulated member's are always marked as such.
     Raises RankingError, Conflict, NotYours.
     """
@@ -248,10 +248,10 @@ def add_version(assignment, annotator, client_id, body_sha256, judgment, source)
 
 
 def hand_in(assignment):
-    """Whether the judgment counts: it does while the lease is held, else it is surplus."""
-    if assignment.state == AssignmentState.LEASED:
+    """Whether the judgment counts: while the lease is held, or nobody took the slot since it ended; else surplus."""
+    held = {AssignmentState.LEASED: SlotState.LEASED, AssignmentState.EXPIRED: SlotState.OPEN}.get(assignment.state)
+    if held and Slot.objects.filter(pk=assignment.slot_id, state=held).update(state=SlotState.DONE) == 1:
         end_lease(assignment, AssignmentState.SUBMITTED)
-        Slot.objects.filter(pk=assignment.slot_id).update(state=SlotState.DONE)
         return True
     end_lease(assignment, AssignmentState.SURPLUS)
     return False

@@ -79,8 +79,22 @@ def test_it_makes_an_edit_a_new_version(submit, lease):
     assert (first_again.version, created) == (1, False)
 
 
-def test_it_keeps_an_edit_of_surplus_uncounted(submit, lease):
+def test_it_counts_what_comes_late_where_nobody_else_took_the_slot(submit, lease, project, second_annotator):
     assignment.expire_leases(now=lease.lease_expires_at + timedelta(seconds=1))
+    assert submit()[0].is_counted
+    assert lease.task.slots.get().state == "done"
+    assert assignment.next_assignment(project, annotator=second_annotator) is None
+
+
+def test_it_keeps_what_comes_late_to_a_closed_task_as_surplus(submit, lease, admin):
+    assignment.expire_leases(now=lease.lease_expires_at + timedelta(seconds=1))
+    assignment.close_task(lease.task, actor=admin)
+    assert not submit()[0].is_counted
+
+
+def test_it_keeps_an_edit_of_surplus_uncounted(submit, lease, project, second_annotator):
+    assignment.expire_leases(now=lease.lease_expires_at + timedelta(seconds=1))
+    assert assignment.next_assignment(project, annotator=second_annotator).slot_id == lease.slot_id
     assert not submit()[0].is_counted
     assert not submit(client_id="c2", rationale="more")[0].is_counted
 
