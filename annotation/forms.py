@@ -29,10 +29,13 @@ class PromptsForm(forms.Form):
         label=_("What the prompts are for"),
         required=False,
         choices=[
-            ("", _("decide for me: half to be ranked, the rest for PPO, demonstrations and evaluation")),
+            ("", _("share them out")),
             *Pool.choices,
         ],
-        help_text=_("Only for rows that name no pool of their own."),
+        help_text=_(
+            "Only for rows that name no pool of their own. Shared out, half are ranked; the rest serve PPO, "
+            "demonstrations and evaluation."
+        ),
     )
 
 

@@ -82,7 +82,10 @@ class PlanForm(forms.Form):
     """How a project trains. Empty fields of the engine take the preset's value."""
 
     preset = forms.ChoiceField(
-        label=_("Preset"), help_text=_("Settings that suit a size of model and machine; the fields below override it.")
+        label=_("Preset"),
+        help_text=_(
+            "Settings that suit a size of model and machine. Fields left empty below take its values, shown in grey."
+        ),
     )
     kl_coef = forms.FloatField(required=False, min_value=0)
     iterations = forms.IntegerField(required=False, min_value=1)
@@ -121,7 +124,8 @@ class PlanForm(forms.Form):
         self.fields["preset"].choices = [(name, name) for name in sorted({*config.presets(), plan.preset})]
         for name, key, label, help_text in OFFERED:
             self.fields[name].label = label
-            self.fields[name].help_text = self.with_preset_value(key, help_text)
+            self.fields[name].help_text = help_text
+            self.fields[name].widget.attrs["placeholder"] = self.preset_value(key)
 
     @staticmethod
     def initial_values(plan):
@@ -134,14 +138,15 @@ class PlanForm(forms.Form):
             **{name: plan.overrides.get(key) for name, key, *_rest in OFFERED},
         }
 
-    def with_preset_value(self, key, help_text):
+    def preset_value(self, key):
+        """What holds where the field is left empty; nothing for a preset that is no more."""
         try:
             values = runs.resolve_config({}, preset=self.plan.preset)
         except runs.RunError:
-            return help_text
+            return ""
         for part in key.split("."):
             values = values[part]
-        return _("%(help)s Empty: %(value)s, from the preset.") % {"help": help_text, "value": f"{values:g}"}
+        return f"{values:g}"
 
     def clean(self):
         """Also asks the engine itself whether the settings fit together, and passes its sentence on."""

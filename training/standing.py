@@ -358,7 +358,7 @@ def agreements(figures):
     parts = []
     if figures.last and figures.last.accuracy is not None:
         # Its held-out rankings are whatever it was trained on; "people" would be a claim where some were simulated.
-        whom = _("people") if not figures.simulated else _("rankings that it never saw")
+        whom = _("people") if not figures.simulated else _("unseen rankings")
         parts.append(
             _("Reward model agrees with %(whom)s %(share)s") % {"whom": whom, "share": percent(figures.last.accuracy)}
         )

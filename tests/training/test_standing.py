@@ -98,8 +98,8 @@ def test_it_never_calls_simulated_rankings_peoples():
         agreement_simulated=Share(value=0.73, pairs=9),
     )
     assert mixed == (
-        "312 new rankings (300 of them simulated) since round 1. Reward model agrees with rankings that it never saw "
-        "70%, simulated annotators with each other 73%. Ready for round 2."
+        "312 new rankings (300 of them simulated) since round 1. Reward model agrees with unseen rankings 70%, "
+        "simulated annotators with each other 73%. Ready for round 2."
     )
 
 

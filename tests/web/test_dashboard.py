@@ -7,6 +7,7 @@ from django.urls import reverse
 
 from annotation.models import Project, Snapshot
 from tests.web import dashboard_story as story
+from training import plans, runs
 from training.models import Checkpoint, Plan, Round, Run
 
 pytestmark = pytest.mark.django_db
@@ -211,6 +212,36 @@ def test_it_refuses_a_checkpoint_outside_the_data_directory(project, client_for,
         response = client_for(admin).post(url, {"path": path, "name": "x", "role": "sft"})
         assert response.status_code == 400, path
     assert not Checkpoint.objects.exists()
+
+
+def test_it_leads_from_each_settings_page_to_the_other(project, client_for, admin):
+    ranking, training = (reverse(name, args=[project.slug]) for name in ("annotation:settings", "training:plan"))
+    for here, there in ((ranking, training), (training, ranking)):
+        html = client_for(admin).get(here).content.decode()
+        assert f'href="{there}"' in html
+        assert f'href="{here}" aria-current="page"' in html
+
+
+def test_it_shows_what_an_empty_field_of_the_plan_means(project, client_for, admin):
+    plans.change_plan(project, preset="demo", overrides={"ppo.kl_coef": 0.25})
+    form = client_for(admin).get(reverse("training:plan", args=[project.slug])).context["form"]
+    values = runs.resolve_config({}, preset="demo")
+    assert form["kl_coef"].value() == 0.25
+    for name, part, key in (
+        ("kl_coef", "ppo", "kl_coef"),
+        ("iterations", "ppo", "iterations"),
+        ("epochs", "reward_model", "epochs"),
+    ):
+        assert f'placeholder="{values[part][key]:g}"' in str(form[name])
+
+
+def test_it_counts_in_words_what_a_round_learned_from(trained, client_for, reviewer):
+    counts = {"rankings": 80, "rankings_simulated": 30, "comparisons": 455, "annotators": 1, "prompts": 12480}
+    Snapshot.objects.update(counts=counts)
+    assert (
+        "80 rankings (30 of them simulated) by 1 annotator, which make 455 comparisons; 0 demonstrations; "
+        "12,480 prompts." in text_of(client_for(reviewer).get(reverse("training:round", args=[trained.slug, 1])))
+    )
 
 
 def test_it_makes_a_project_for_staff_only(client_for, make_user, admin):

@@ -133,6 +133,12 @@ def test_it_fits_a_phone(trained, open_page, watched):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
 
 
+def test_it_shows_the_current_tab_on_a_phone(trained, open_page, watched):
+    watched.set_viewport_size({"width": 390, "height": 844})
+    box = open_page("plan").locator(".nav [aria-current]").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+
+
 def test_it_promotes_a_policy_after_saying_what_follows(trained, open_page, monkeypatch):
     monkeypatch.setattr("training.checkpoints.verify", lambda *args, **options: "")
     page = open_page("checkpoints")

@@ -83,6 +83,16 @@ def test_it_puts_the_only_card_left_last(make_tasks, open_ranking):
     assert order(wait_for_rankings(page, 1)[0], cards) == [[2], [3], [1]]
 
 
+def test_it_says_how_to_begin_until_one_has_begun(make_tasks, open_ranking):
+    make_tasks(1)
+    page = open_ranking()
+    expect(page.locator("#order-hint")).to_have_text(re.compile("Press their numbers, best first"))
+    press(page, "2")
+    expect(page.locator("#order-hint")).to_be_hidden()
+    press(page, "u")
+    expect(page.locator("#order-hint")).to_be_visible()
+
+
 def test_it_ties_with_the_equals_key(make_tasks, open_ranking):
     make_tasks(1)
     page = open_ranking()

@@ -2,6 +2,7 @@
 
 from django import template
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from annotation import rendering
 from training import standing
@@ -14,6 +15,11 @@ ROUND_BADGES = {
     RoundState.RUNNING: "badge--accent",
     RoundState.SUCCEEDED: "badge--success",
     RoundState.FAILED: "badge--danger",
+}
+COUNTED = {
+    "annotators": lambda n: ngettext("%(n)d annotator", "%(n)d annotators", n) % {"n": n},
+    "comparisons": lambda n: ngettext("%(n)d comparison", "%(n)d comparisons", n) % {"n": n},
+    "demonstrations": lambda n: ngettext("%(n)d demonstration", "%(n)d demonstrations", n) % {"n": n},
 }
 RUN_BADGES = {
     RunState.SUCCEEDED: "badge--success",
@@ -76,6 +82,17 @@ def time_left(seconds):
 def text(value):
     """What a person or a model wrote, as safe HTML: nothing in it can act, hidden characters show."""
     return rendering.render_plain(value if isinstance(value, str) else "")
+
+
+@register.filter
+def counts_in_words(counts):
+    """What a snapshot holds: "80 rankings (30 of them simulated) by 8 annotators, …"."""
+    people = counts.get("rankings", 0) - counts.get("rankings_simulated", 0)
+    return _("%(rankings)s by %(annotators)s, which make %(comparisons)s; %(demonstrations)s; %(prompts)s") % {
+        "rankings": standing.rankings_words(people, counts.get("rankings_simulated", 0)),
+        "prompts": standing.prompts_words(counts.get("prompts", 0)),
+        **{name: noun(counts.get(name, 0)) for name, noun in COUNTED.items()},
+    }
 
 
 @register.filter

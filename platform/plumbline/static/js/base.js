@@ -94,6 +94,12 @@ document.addEventListener("submit", (event) => {
   if (question && !confirm(question)) event.preventDefault();
 });
 
+// On a narrow screen the current tab may lie outside the row of tabs.
+for (const row of document.querySelectorAll(".nav, .tabs")) {
+  const tab = row.querySelector("[aria-current]");
+  if (tab) row.scrollLeft = tab.offsetLeft - row.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
+}
+
 document.addEventListener("htmx:load", (event) => refreshTimes(event.target.parentNode ?? document));
 refreshTimes();
 setInterval(refreshTimes, 20_000);

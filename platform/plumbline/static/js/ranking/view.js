@@ -69,6 +69,7 @@ export class View {
     }
     this.drawStrip(state, ranks);
     byId("none").checked = state.none;
+    byId("order-hint").hidden = state.groups.length > 0;
     byId("undo").disabled = state.history.length === 0 && !state.tie;
   }
 
