@@ -1,99 +1,20 @@
 """`plumbline up` as a person meets it: real processes, a real Redis, signals."""
 
 import concurrent.futures
-import json
 import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 from django.core.management.base import CommandError
 
-from plumbline import environment, up
+from plumbline import up
+from tests.running_up import RunningUp, end, pids_with, processes_of, wait_until
 
 pytestmark = pytest.mark.slow
-READY = re.compile(r"Plumbline is ready at (http://[^/]+)/ ")
-
-
-class RunningUp:
-    """A `plumbline up` on a data directory and port of its own."""
-
-    def __init__(self, data_dir, *arguments, **environ):
-        self.data_dir = data_dir
-        self.output_path = data_dir.with_name(f"{data_dir.name}-{time.monotonic_ns()}.out")
-        environ = {**os.environ, "PLUMBLINE_DATA_DIR": str(data_dir), "PLUMBLINE_ENV": "production", **environ}
-        with self.output_path.open("wb") as output:
-            command = [sys.executable, "-m", "plumbline", "up", "--port", "0", *arguments]
-            self.process = subprocess.Popen(command, env=environ, stdout=output, stderr=subprocess.STDOUT)
-
-    @property
-    def output(self):
-        return self.output_path.read_text()
-
-    def wait_until_ready(self):
-        wait_until(lambda: READY.search(self.output) or self.process.poll() is not None, 60)
-        assert self.process.poll() is None, self.output
-        self.address = READY.search(self.output)[1]
-        wait_until(lambda: self.children(), 10)
-        return self
-
-    def children(self):
-        try:
-            return json.loads((self.data_dir / "up.json").read_text())["children"]
-        except (OSError, ValueError):
-            return {}
-
-    def get(self, path):
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(self.address + path, timeout=20) as answer:
-            return answer.status, answer.read().decode()
-
-    def doctor(self):
-        environ = {**os.environ, "PLUMBLINE_DATA_DIR": str(self.data_dir), "PLUMBLINE_ENV": "production"}
-        command = [sys.executable, "-m", "plumbline", "doctor"]
-        return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-
-
-def wait_until(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-
-
-def processes_of(data_dir):
-    """Ids and commands of all live processes that were started with this data directory."""
-    found = {}
-    # Redis writes its title over its environment, but the title names the socket.
-    socket_folder = environment.redis_socket(data_dir).parent.name
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environ = (folder / "environ").read_bytes().split(b"\0")
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            ours = f"PLUMBLINE_DATA_DIR={data_dir}".encode() in environ or socket_folder in command
-            if ours and state not in "ZX":
-                found[int(folder.name)] = command
-        except OSError:
-            continue
-    found.pop(os.getpid(), None)
-    return found
-
-
-def pids_with(data_dir, words):
-    return {pid for pid, command in processes_of(data_dir).items() if words in command and "lifeline" not in command}
-
-
-def end(running):
-    if running.process.poll() is None:
-        running.process.send_signal(signal.SIGTERM)
-        running.process.wait(30)
 
 
 @pytest.fixture(scope="module")
