@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CPU_TORCH := https://download.pytorch.org/whl/cpu
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test lint starter clean
+.PHONY: run test lint starter pictures clean
 
 # ARGS: further options, such as `make run ARGS="--port 9000"` or `make test ARGS="-k ranking"`.
 run: $(VENV)/.installed-run
@@ -20,6 +20,10 @@ lint: $(VENV)/.installed-dev
 # Makes the small model that ships with the project again.
 starter: $(VENV)/.installed-run
 	PYTHONPATH=platform $(BIN)/python -m plumbline.demo.starter
+
+# Makes the README's pictures again; needs Chromium.
+pictures: $(VENV)/.installed-dev
+	$(BIN)/python docs/pictures.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
