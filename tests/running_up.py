@@ -15,6 +15,8 @@ from pathlib import Path
 from plumbline import environment
 
 READY = re.compile(r"Plumbline is ready at (http://[^/]+)/ ")
+# Not what `up` promises, which benchmarks/first_page.py measures: a machine busy with other work is no failure.
+READY_SECONDS = 180
 
 
 class RunningUp:
@@ -33,7 +35,7 @@ class RunningUp:
         return self.output_path.read_text()
 
     def wait_until_ready(self):
-        wait_until(lambda: READY.search(self.output) or self.process.poll() is not None, 60)
+        wait_until(lambda: READY.search(self.output) or self.process.poll() is not None, READY_SECONDS)
         assert self.process.poll() is None, self.output
         self.address = READY.search(self.output)[1]
         wait_until(lambda: self.children(), 10)
