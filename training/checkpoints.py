@@ -122,7 +122,15 @@ def promote(checkpoint, *, actor=None):
 
 
 def withdraw(checkpoint, *, actor=None, reason=""):
-    """Marks a checkpoint as not to be used any more; its files stay."""
+    """Marks a checkpoint as not to be used any more; its files stay.
+
+    Raises CheckpointError for the promoted policy and for its KL reference, without which no round could go on.
+    """
+    current = promoted(checkpoint.project)
+    if current not in (None, checkpoint) and checkpoint == sft_policy(checkpoint.project):
+        raise CheckpointError(
+            _("The promoted policy is measured against this SFT policy; promote one that is not, then withdraw this.")
+        )
     hit = Checkpoint.objects.filter(id=checkpoint.id).exclude(state=CheckpointState.PROMOTED)
     with transaction.atomic():
         if not hit.update(state=CheckpointState.WITHDRAWN):

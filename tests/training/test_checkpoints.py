@@ -192,3 +192,12 @@ def test_it_takes_the_sft_policy_that_the_promoted_one_descends_from(make_checkp
 def test_it_notes_who_added_a_checkpoint(project, folder, admin):
     checkpoints.add_checkpoint(project, role="sft", path=folder, name="mine", copy=True, actor=admin)
     assert project.audit_events.get(action="checkpoint.added").actor == admin
+
+
+def test_it_does_not_withdraw_what_the_promoted_policy_is_measured_against(make_checkpoint):
+    sft = make_checkpoint("sft")
+    checkpoints.promote(make_checkpoint("policy", parent=sft))
+    with pytest.raises(checkpoints.CheckpointError, match="measured against"):
+        checkpoints.withdraw(sft)
+    checkpoints.promote(make_checkpoint("sft"))
+    assert checkpoints.withdraw(sft).state == CheckpointState.WITHDRAWN
