@@ -46,11 +46,11 @@ def messages(run):
 
 
 def log(run, *, most_bytes=LOG_BYTES):
-    """The end of what the engine wrote to its log, all attempts one after the other."""
+    """The end of what the engine wrote to its log, all attempts one after the other; empty where all went well."""
     parts, left = [], most_bytes
     for attempt in run.attempt_rows.order_by("-number"):
         tail = read_tail(data_path(attempt.directory) / "engine.log", left)
-        if tail is not None:
+        if tail:
             parts.insert(0, f"--- {attempt.number} ---\n" + tail.decode("utf-8", "replace"))
             left -= len(tail)
         if left <= 0:

@@ -180,6 +180,7 @@ def run_page(request, slug, run_id):
         "stage": standing.stage_of(run, now=now),
         "charts": [(run, charts.OF_STAGE[run.stage])] if run.stage in charts.OF_STAGE else [],
         "samples": metrics.samples(run),
+        "notes": metrics.messages(run),
         "log": metrics.log(run, most_bytes=TAIL_BYTES),
         "attempts": run.attempt_rows.all(),
         "made": run.checkpoints.all(),

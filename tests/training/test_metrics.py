@@ -32,3 +32,10 @@ def test_it_reads_no_more_of_a_log_than_it_shows(logged, data_dir):
         file.truncate(1 << 40)  # a terabyte of nothing, which takes no room and could not be read
     assert metrics.log(logged, most_bytes=11) == "--- 2 ---\nlast words\n"
     assert metrics.log(logged, most_bytes=33).startswith("--- 1 ---\n\x00\x00")
+
+
+def test_it_leaves_out_attempts_that_wrote_nothing(logged, data_dir):
+    (data_dir / f"runs/{logged.id}/attempt-1/engine.log").write_text("")
+    assert metrics.log(logged) == "--- 2 ---\nsecond attempt, its last words\n"
+    (data_dir / f"runs/{logged.id}/attempt-2/engine.log").write_text("")
+    assert metrics.log(logged) == ""

@@ -254,6 +254,13 @@ def test_it_makes_a_project_for_staff_only(client_for, make_user, admin):
     assert boss.get(response.url).status_code == 200
 
 
+def test_it_shows_what_a_run_noted(trained, client_for, reviewer):
+    run = Run.objects.get(state="running")
+    run.events.create(kind="log", payload={"level": "info", "message": "68 rankings <train>."}, time=run.created_at)
+    html = client_for(reviewer).get(reverse("training:run", args=[trained.slug, run.id])).content.decode()
+    assert "68 rankings &lt;train&gt;." in html
+
+
 def test_it_renders_what_a_model_wrote_inert(trained, client_for, admin):
     run = Run.objects.get(state="running")
     bad = "<script>alert(1)</script>{{ constructor }}"
