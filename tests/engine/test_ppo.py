@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.engine.metrics_page import documented
-from training.engine import checkpoint, config, ppo, rollout, rundir, sampling, scorer
+from training.engine import checkpoint, config, data, ppo, rollout, rundir, sampling, scorer
 from training.engine.guards import GuardStop
 from training.engine.heads import RewardModel, ScalarHead
 from training.engine.progress import Interrupted, newest_checkpoint
@@ -281,7 +281,8 @@ def test_it_agrees_with_a_plain_reading_of_the_paper(world):
 def test_it_makes_one_step_of_eight_micro_batches_or_one(world, monkeypatch, value_network):
     take_step = ppo.take_step
     gradients = []
-    for micro_batch_size in (0, 1, 3):
+    for micro_batch_size, pass_tokens in ((0, 1024), (1, 1024), (3, 1024), (0, 40)):
+        monkeypatch.setattr(data, "CPU_PASS_TOKENS", pass_tokens)
         made = world(
             minibatch_size=8, ppo_epochs=1, micro_batch_size=micro_batch_size, value_network=value_network,
             entropy_coef=0.01,
@@ -303,6 +304,14 @@ def test_it_makes_one_step_of_eight_micro_batches_or_one(world, monkeypatch, val
     for other in gradients[1:]:
         for a, b in zip(gradients[0], other, strict=True):
             torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-3)
+
+
+def test_it_passes_over_a_minibatch_by_length(monkeypatch):
+    monkeypatch.setattr(data, "CPU_PASS_TOKENS", 20)
+    minibatch, lengths = torch.tensor([7, 2, 5, 0, 3]), torch.tensor([4, 9, 5, 10, 6])
+    # two of 10 and 9 are padded to 20 tokens; three of 6, 5 and 4 to 18
+    assert [rows.tolist() for rows in ppo.passes(minibatch, lengths, 0)] == [[0, 2], [3, 5, 7]]
+    assert [rows.tolist() for rows in ppo.passes(minibatch, lengths, 2)] == [[7, 5], [3, 2], [0]]
 
 
 def test_it_reads_adam_epsilon_from_the_optimizer_itself(world):

@@ -209,3 +209,19 @@ def test_it_leaves_a_fixed_kl_coef_alone():
     controller = rollout.KlController(0.05)
     controller.update(100.0, 128)
     assert controller.kl_coef == 0.05
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_it_compares_policies_as_the_single_readings_do(temperature):
+    trajectories = rollout.collate([[3], [4, 5]], [[1, 2, 6], [7]], pad_id=0)
+    logits, ref_logits = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(3))
+    found = rollout.compare(logits, ref_logits, trajectories, temperature=temperature)
+    expected = {
+        "logprobs": rollout.action_logprobs(logits, trajectories, temperature=temperature),
+        "ref_logprobs": rollout.action_logprobs(ref_logits, trajectories, temperature=temperature),
+        "entropy": trajectories.spread(rollout.entropy(logits, temperature=temperature)),
+        "exact_kl": trajectories.spread(rollout.exact_kl(logits, ref_logits, temperature=temperature)),
+    }
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert torch.equal(found[name], values), name

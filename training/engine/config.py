@@ -175,7 +175,9 @@ class PpoConfig:
     batch_size: int = setting(128, "Completions in a rollout.", ge=1)
     minibatch_size: int = setting(32, "Completions in one optimizer step.", ge=1)
     micro_batch_size: int = setting(
-        0, "Completions in one forward and backward pass of a step; 0 takes all at once.", ge=0
+        0,
+        "Completions in one forward and backward pass of a step; 0 takes all on a GPU, and few at a time on a CPU.",
+        ge=0,
     )
     samples_per_prompt: int = setting(1, "Completions of each prompt in a rollout.", ge=1)
     ppo_epochs: int = setting(2, "Passes over each rollout.", ge=1)

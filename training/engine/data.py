@@ -16,6 +16,8 @@ MAX_LINE_BYTES = 16_000_000
 # Judgments that measure must never train.
 MEASURING_PURPOSES = ("eval", "gold")
 ROLES = ("system", "user", "assistant", "tool")
+# Padded tokens in one pass over a network on a CPU: few enough that what is computed of them stays in its caches.
+CPU_PASS_TOKENS = 1024
 
 
 class DataError(ValueError):

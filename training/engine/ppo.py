@@ -32,7 +32,7 @@ from training.engine.rollout import derive_seed
 from training.engine.tokenizer import Tokenizer
 from training.engine.transformer import Transformer
 
-LOOK_TOKENS = 8192  # padded tokens in one forward pass without gradients
+LOOK_TOKENS_GPU = 8192  # padded tokens in one forward pass without gradients
 SUMMARY = (  # readings of the last iteration that the event `finished` repeats
     "score_mean",
     "rewards_mean",
@@ -227,20 +227,15 @@ def look_at(players, trajectories, *, temperature):
     mask = trajectories.action_mask
     look = Look(**{name: torch.zeros(mask.shape, device=mask.device) for name in Look.__slots__})
     lengths = trajectories.attention_mask.sum(1).tolist()
-    for rows in data.batches_by_length(lengths, most_tokens=LOOK_TOKENS):
+    most = LOOK_TOKENS_GPU if mask.is_cuda else data.CPU_PASS_TOKENS
+    for rows in data.batches_by_length(lengths, most_tokens=most):
         part = trajectories.take(torch.tensor(rows, device=mask.device))
         with players.compute.autocast():
             hidden = rollout.action_hidden(players.policy, part)
             logits = players.policy.project(hidden)
             ref_logits = rollout.action_logits(players.ref_policy, part)
             part_values = players.values(part, hidden)
-        found = {
-            "logprobs": rollout.action_logprobs(logits, part, temperature=temperature),
-            "ref_logprobs": rollout.action_logprobs(ref_logits, part, temperature=temperature),
-            "values": part_values,
-            "entropy": part.spread(rollout.entropy(logits, temperature=temperature)),
-            "exact_kl": part.spread(rollout.exact_kl(logits, ref_logits, temperature=temperature)),
-        }
+        found = rollout.compare(logits, ref_logits, part, temperature=temperature) | {"values": part_values}
         for name, values in found.items():
             getattr(look, name)[rows, : values.shape[1]] = values
     return look
@@ -262,8 +257,7 @@ def update(players, trainers, drawn, advantages, returns, settings, iteration, *
             # Over the whole step, or the tokens of short completions would weigh more in small micro-batches.
             denominator = drawn.trajectories.action_mask[minibatch].sum()
             found = {}
-            by_length = minibatch[lengths[minibatch].argsort(stable=True)]
-            for rows in by_length.split(settings.micro_batch_size or settings.minibatch_size):
+            for rows in passes(minibatch, lengths[minibatch], settings.micro_batch_size):
                 part = drawn.trajectories.take(rows)
                 loss, parts = ppo_loss(
                     players, part, drawn, advantages, returns, rows, settings, denominator, is_warmup
@@ -284,6 +278,14 @@ def update(players, trainers, drawn, advantages, returns, settings, iteration, *
             step += 1
     means = {name: value / (settings.ppo_epochs * steps_per_epoch) for name, value in sums.items()}
     return {**means, "first_log_ratio": first_log_ratio}
+
+
+def passes(minibatch, lengths, size):
+    """The rows of a minibatch in passes of like length: `size` rows each, or where that is 0 as suits the device."""
+    if size or minibatch.is_cuda:
+        return minibatch[lengths.argsort(stable=True)].split(size or len(minibatch))
+    found = data.batches_by_length(lengths.tolist(), most_tokens=data.CPU_PASS_TOKENS)
+    return [minibatch[torch.tensor(places)] for places in found]
 
 
 def ppo_loss(players, part, drawn, advantages, returns, rows, settings, denominator, is_warmup):

@@ -22,8 +22,7 @@ from training.engine.optim import build_optimizer, learning_rate, take_step
 from training.engine.progress import Progress
 from training.engine.rollout import derive_seed
 
-BATCH_TOKENS = 2048  # padded tokens in one pass on a CPU: more only adds padding
-BATCH_TOKENS_GPU = 65536
+BATCH_TOKENS_GPU = 65536  # padded tokens in one pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +111,7 @@ def learn(member, batch, *, compute, lm_coef):
     best = {start + index for start, item in zip(starts(batch), batch, strict=True) for index in item.order[0]}
     passes = data.batches_by_length(
         [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)],
-        most_tokens=BATCH_TOKENS_GPU if compute.device.type == "cuda" else BATCH_TOKENS,
+        most_tokens=BATCH_TOKENS_GPU if compute.device.type == "cuda" else data.CPU_PASS_TOKENS,
     )
     scores, nats = [], []
     for rows in passes:

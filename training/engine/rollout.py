@@ -118,16 +118,38 @@ def at_actions(x, trajectories):
     return x.flatten(0, 1).index_select(0, trajectories.positions)
 
 
+def distribution(logits, *, temperature=1.0):
+    """Log-probs (..., V) of logits (..., V) divided by the temperature, float32."""
+    logits = logits.float()
+    return torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
+
+
 def action_logprobs(logits, trajectories, *, temperature=1.0):
     """(B, T) log-prob of each action under logits (N, V) divided by the temperature."""
-    flat = torch.log_softmax(logits.float() / temperature, dim=-1)
-    chosen = flat.gather(-1, trajectories.actions[trajectories.action_mask][:, None])[:, 0]
+    return _of_actions(distribution(logits, temperature=temperature), trajectories)
+
+
+def _of_actions(logprobs, trajectories):
+    chosen = logprobs.gather(-1, trajectories.actions[trajectories.action_mask][:, None])[:, 0]
     return trajectories.spread(chosen)
+
+
+def compare(logits, ref_logits, trajectories, *, temperature=1.0):
+    """{logprobs, ref_logprobs, entropy, exact_kl}, each (B, T): as the functions of like names say, but each policy's
+    distribution over the vocabulary, which costs most of it, is made once."""
+    logprobs, ref_logprobs = (distribution(x, temperature=temperature) for x in (logits, ref_logits))
+    chances = logprobs.exp()
+    return {
+        "logprobs": _of_actions(logprobs, trajectories),
+        "ref_logprobs": _of_actions(ref_logprobs, trajectories),
+        "entropy": trajectories.spread(-(chances * logprobs).sum(-1)),
+        "exact_kl": trajectories.spread((chances * (logprobs - ref_logprobs)).sum(-1)),
+    }
 
 
 def entropy(logits, *, temperature=1.0):
     """(...) entropy in nats of logits (..., V) divided by the temperature."""
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+    logprobs = distribution(logits, temperature=temperature)
     return -(logprobs.exp() * logprobs).sum(-1)
 
 
@@ -137,8 +159,7 @@ def exact_kl(logits, ref_logits, *, temperature=1.0):
     Summed over a sampled completion's tokens and averaged over completions it estimates the KL per completion
     without bias and with less variance than k1, for it is never negative.
     """
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    ref_logprobs = torch.log_softmax(ref_logits.float() / temperature, dim=-1)
+    logprobs, ref_logprobs = (distribution(x, temperature=temperature) for x in (logits, ref_logits))
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
 
 

@@ -15,7 +15,7 @@ from training.engine import checkpoint, data
 from training.engine.config import ConfigError
 from training.engine.tokenizer import message_text
 
-BATCH_TOKENS = 8192  # padded tokens scored at once
+BATCH_TOKENS_GPU = 8192  # padded tokens scored at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +95,12 @@ def readable(messages):
     return "\n\n".join(f"{message['role']}: {message_text(message)}" for message in messages)
 
 
-def score_rows(reward_model, rows, *, batch_tokens=BATCH_TOKENS):
+def score_rows(reward_model, rows):
     """(B,) float32 scores of lists of token ids, in their order; batches are by length, so little is padding."""
     device = reward_model.device
     scores = torch.empty(len(rows))
-    for batch in data.batches_by_length([len(row) for row in rows], most_tokens=batch_tokens):
+    most = BATCH_TOKENS_GPU if device.type == "cuda" else data.CPU_PASS_TOKENS
+    for batch in data.batches_by_length([len(row) for row in rows], most_tokens=most):
         input_ids, attention_mask = data.pad_batch([rows[i] for i in batch], 0)
         scores[batch] = reward_model(input_ids.to(device), attention_mask.to(device)).float().cpu()
     return scores
