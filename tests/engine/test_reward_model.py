@@ -164,6 +164,15 @@ def test_it_takes_rankings_in_an_order_of_its_own_for_each_epoch_and_member(tmp_
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+def test_it_scores_in_float32_whatever_the_arithmetic_of_the_trunk():
+    head = ScalarHead(32, generator=torch.Generator().manual_seed(0))
+    hidden = torch.randn(4, 5, 32, generator=torch.Generator().manual_seed(1))
+    expected = (hidden.double() @ head.weight[0].double()).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = head(hidden)
+    torch.testing.assert_close(scores, expected, atol=1e-6, rtol=1e-6)
+
+
 def test_it_gives_each_member_a_head_of_its_own(world):
     heads = [reward_model.fresh_member(world(), number, "cpu").head.weight for number in (0, 1, 0)]
     assert torch.equal(heads[0], heads[2])

@@ -19,8 +19,9 @@ class ScalarHead(nn.Module):
                 self.weight.normal_(0.0, 1 / math.sqrt(hidden_size + 1), generator=generator)
 
     def forward(self, hidden):
-        """(..., D) -> (...)."""
-        return nn.functional.linear(hidden, self.weight).squeeze(-1)
+        """(..., D) -> (...), float32 also under autocast: in bfloat16, scores near 2 would stand in steps of 1/64."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float(), self.weight.float()).squeeze(-1)
 
 
 class RewardModel(nn.Module):
