@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import platform
 import re
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -46,8 +48,8 @@ class Product:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
             )
-        self.memory = Memory(self.process.pid)
-        self.memory.start()
+        self.watch = Watch(self.process.pid)
+        self.watch.start()
         try:
             self.sign_in_link = self.wait_for_sign_in_link()
             self.get("/account/login/")
@@ -87,50 +89,76 @@ class Product:
         return httpx.Client(base_url=f"{self.address}/api/v1/", headers=headers, trust_env=False, timeout=60)
 
     def stop(self):
-        self.memory.over.set()
+        self.watch.over.set()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             self.process.wait(60)
         shutil.rmtree(self.data_dir, ignore_errors=True)
 
 
-class Memory(threading.Thread):
-    """Watches the resident memory of a process and all its descendants: the highest sum of each kind, in bytes."""
+class Watch(threading.Thread):
+    """Watches a process and all its descendants.
+
+    peaks: {kind: bytes}, the highest sum of the resident memory of that kind's processes.
+    engine_seconds: {process id: (stage, seconds)} of processor time, which other work on the machine hardly changes.
+    """
 
     def __init__(self, pid):
         super().__init__(daemon=True)
         self.pid = pid
         self.over = threading.Event()
         self.peaks = {}
+        self.engine_seconds = {}
 
     def run(self):
         while not self.over.wait(SAMPLE_SECONDS):
             sums = collections.Counter()
-            for command, size in descendants(self.pid):
-                kind = next((name for word, name in KINDS if word in command and "lifeline.py" not in command), "other")
-                sums[kind] += size
+            for process in descendants(self.pid):
+                sums[process.kind] += process.resident_bytes
+                if process.kind == "engine":
+                    self.engine_seconds[process.pid] = (process.stage, process.cpu_seconds)
             sums["all"] = sum(sums.values())
             for kind, size in sums.items():
                 self.peaks[kind] = max(size, self.peaks.get(kind, 0))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    pid: int
+    parent: int
+    command: str
+    resident_bytes: int
+    cpu_seconds: float  # user and system, all threads
+
+    @property
+    def kind(self):
+        fits = (name for word, name in KINDS if word in self.command and "lifeline.py" not in self.command)
+        return next(fits, "other")
+
+    @property
+    def stage(self):
+        return self.command.partition("training.engine ")[2].split(" ")[0]
+
+
 def descendants(pid):
-    """(command line, resident bytes) of a process and of all below it."""
-    parents, sizes = {}, {}
+    """A process and all below it."""
+    processes = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(OSError):  # it ended meanwhile
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue  # it ended meanwhile
-        parents[int(folder.name)] = int(fields[1])
-        sizes[int(folder.name)] = (command, int(fields[21]) * os.sysconf("SC_PAGE_SIZE"))
-    for one in parents:
-        above = one
-        while above > 1 and above != pid:
-            above = parents.get(above, 0)
+            processes[int(folder.name)] = Process(
+                pid=int(folder.name),
+                parent=int(fields[1]),
+                command=(folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"),
+                resident_bytes=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
+                cpu_seconds=(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
+            )
+    for process in processes.values():
+        above = process.pid
+        while above != pid and above in processes:
+            above = processes[above].parent
         if above == pid:
-            yield sizes[one]
+            yield process
 
 
 def free_port():
@@ -145,7 +173,8 @@ def describe_machine():
 
 
 def print_table(rows):
-    """rows: (what, figure, target) of strings."""
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    for what, figure, target in rows:
-        print(f"{what:{widths[0]}}  {figure:>{widths[1]}}  {target}".rstrip())
+    """rows: (what, figure, …, target) of strings; figures stand on the right of their column."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for what, *figures, target in rows:
+        cells = [f"{what:{widths[0]}}"] + [f"{one:>{width}}" for one, width in zip(figures, widths[1:-1], strict=True)]
+        print("  ".join([*cells, target]).rstrip())

@@ -43,10 +43,10 @@ def main():
         for _ in range(arguments.rounds):
             rank(product, arguments)
             round = follow_round(api, overrides)
-            report_round(api, round, arguments.rankings)
+            report_round(product, api, round, arguments.rankings)
             rank_what_is_new(product, api, round, arguments)
         print("\nlargest resident memory, summed over the processes of a kind")
-        print_table([(kind, f"{size / 2**20:.0f} MiB", "") for kind, size in sorted(product.memory.peaks.items())])
+        print_table([(kind, f"{size / 2**20:.0f} MiB", "") for kind, size in sorted(product.watch.peaks.items())])
 
 
 def read_setting(text):
@@ -88,17 +88,26 @@ def call(api, method, path, **options):
     return response.json()
 
 
-def report_round(api, round, rankings):
-    print(f"\nround {round['number']}")
+def report_round(product, api, round, rankings):
+    print(f"\nround {round['number']}: seconds by the clock, and of processor time in the engine")
     targets = TARGETS.get(rankings, {})
     runs = [call(api, "GET", f"runs/{run['id']}/") for run in round["runs"]]
-    rows = [("snapshot", seconds(round["created_at"], runs[0]["created_at"]), None)]
-    for stage, run in zip(round["recipe"], runs, strict=True):
-        name = run["stage"] if stage["output"] != "base_completions" else "generate, old policy"
-        rows.append((name, seconds(run["created_at"], run["finished_at"]), targets.get(run["stage"])))
-    rows.append(("queue", seconds(runs[-1]["finished_at"], round["finished_at"]), None))
-    rows.append(("all in all", seconds(round["created_at"], round["finished_at"]), targets.get("all")))
-    print_table([(name, f"{value:.1f} s", f"at most {most} s" if most else "") for name, value, most in rows])
+    # The stages of a round follow one another, so the newest processes are this round's.
+    used = list(product.watch.engine_seconds.values())[-len(runs) :]
+    rows = [("snapshot", seconds(round["created_at"], runs[0]["created_at"]), 0, None)]
+    for stage, run, (name, cpu_seconds) in zip(round["recipe"], runs, used, strict=True):
+        assert name == run["stage"], f"{name} is not {run['stage']}: an engine was started again"
+        name = name if stage["output"] != "base_completions" else f"{name}, old policy"
+        rows.append((name, seconds(run["created_at"], run["finished_at"]), cpu_seconds, targets.get(run["stage"])))
+    rows.append(("queue", seconds(runs[-1]["finished_at"], round["finished_at"]), 0, None))
+    total = sum(cpu_seconds for _name, cpu_seconds in used)
+    rows.append(("all in all", seconds(round["created_at"], round["finished_at"]), total, targets.get("all")))
+    print_table(
+        [
+            (name, f"{clock:.1f} s", f"{cpu:.1f} s" if cpu else "", f"at most {most} s" if most else "")
+            for name, clock, cpu, most in rows
+        ]
+    )
     figures = {name: value for name, value in round["result"].items() if isinstance(value, (int, float))}
     print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
 
