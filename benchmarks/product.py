@@ -32,6 +32,8 @@ class Product:
     """A running `plumbline up --demo`. Use it in a with statement: the end stops it and removes its data."""
 
     def __init__(self):
+        # So that the with statement ends also when the benchmark is asked to stop.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
         self.data_dir = Path(tempfile.mkdtemp(prefix="plumbline-benchmark-"))
         self.environ = {**os.environ, "PLUMBLINE_DATA_DIR": str(self.data_dir)}
         self.address = f"http://127.0.0.1:{free_port()}"
