@@ -1,5 +1,6 @@
 """Forms of the training pages: a new project, a checkpoint from the data directory, the plan."""
 
+import json
 from pathlib import Path
 
 from django import forms
@@ -78,6 +79,34 @@ OFFERED = (
 MOST_TASKS = 100_000
 
 
+class SettingsField(forms.CharField):
+    """{"section.key": value} of the engine, one `section.key = value` a line; values as JSON, or plain text."""
+
+    widget = forms.Textarea
+
+    def prepare_value(self, value):
+        if isinstance(value, dict):
+            return "\n".join(f"{key} = {json.dumps(item)}" for key, item in value.items())
+        return value
+
+    def clean(self, value):
+        settings = {}
+        for number, line in enumerate(super().clean(value).splitlines(), start=1):
+            key, equals, text = (part.strip() for part in line.partition("="))
+            if line.strip() and not (key and equals and text):
+                raise ValidationError(_("Line %(n)d must read: section.key = value.") % {"n": number})
+            if line.strip():
+                settings[key] = self.parse(text)
+        return settings
+
+    @staticmethod
+    def parse(text):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+
+
 class PlanForm(forms.Form):
     """How a project trains. Empty fields of the engine take the preset's value."""
 
@@ -116,6 +145,13 @@ class PlanForm(forms.Form):
         max_value=MOST_TASKS,
         help_text=_("New rankings; 0 starts rounds only by hand."),
     )
+    further = SettingsField(
+        label=_("Further settings"),
+        required=False,
+        max_length=10_000,
+        widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),
+        help_text=_("One a line, such as “ppo.clip_range = 0.1”; every setting of the engine, over the preset's."),
+    )
 
     def __init__(self, *args, plan, **kwargs):
         self.plan = plan
@@ -136,6 +172,7 @@ class PlanForm(forms.Form):
             "auto_promote": plan.auto_promote,
             "retrain_after_rankings": plan.retrain_after_rankings,
             **{name: plan.overrides.get(key) for name, key, *_rest in OFFERED},
+            "further": {key: value for key, value in plan.overrides.items() if key not in OFFERED_KEYS},
         }
 
     def preset_value(self, key):
@@ -153,8 +190,10 @@ class PlanForm(forms.Form):
         values = super().clean()
         if self.errors:
             return values
-        overrides = {key: value for key, value in self.plan.overrides.items() if key not in OFFERED_KEYS}
-        overrides |= {key: values[name] for name, key, *_rest in OFFERED if values[name] is not None}
+        twice = next((key for key in values["further"] if key in OFFERED_KEYS), None)
+        if twice:
+            raise ValidationError({"further": _("%(key)s has a field of its own; set it there.") % {"key": twice}})
+        overrides = values["further"] | {key: values[name] for name, key, *_rest in OFFERED if values[name] is not None}
         try:
             runs.resolve_config(overrides, preset=values["preset"])
         except runs.RunError as error:

@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 from annotation import assignment, completions
 from annotation.messages import can_be_ranked
 from annotation.models import Pool, Prompt, Purpose
-from training import plans, runs
+from training import runs
 
 COMPARED_COMPLETIONS = 2  # of each policy in a blind comparison
 COMPLETIONS = "completions.jsonl"
@@ -45,17 +45,18 @@ def prompt_file(round, artifact):
 
 
 def choose_prompts(round):
-    """{"train": [...], "comparisons": [...]}: as many prompts as the plan asks for, those asked least first.
+    """{"train": [...], "comparisons": [...]}: as many prompts as the round's settings ask for, those asked least first.
 
     The same round chooses the same prompts again, as long as nothing was queued in between.
     """
-    plan = plans.plan_for(round.project)
-    comparisons = round_to_share(plan.tasks_per_round, plan.comparison_share) if compares(round) else 0
+    settings = next(stage["settings"] for stage in round.recipe if stage["output"] == "completions")
+    wanted = settings["tasks_per_round"]
+    comparisons = round_to_share(wanted, settings["comparison_share"]) if compares(round) else 0
     compared = least_asked(round, COMPARISON_POOLS, comparisons, taken=set())
     taken = {prompt.digest for prompt in compared}
     return {
         "comparisons": compared,
-        "train": least_asked(round, TRAIN_POOLS, plan.tasks_per_round - len(compared), taken=taken),
+        "train": least_asked(round, TRAIN_POOLS, wanted - len(compared), taken=taken),
     }
 
 

@@ -27,3 +27,13 @@ def change_plan(project, *, actor=None, **changes):
     plan.save()
     runs.audit(project, actor, "plan.changed", plan, changes=changes)
     return plan
+
+
+def settings_of(plan):
+    """What a round takes from the plan when it begins, as a stage of its recipe keeps it."""
+    return {
+        "preset": plan.preset,
+        "overrides": plan.overrides,
+        "tasks_per_round": plan.tasks_per_round,
+        "comparison_share": plan.comparison_share,
+    }

@@ -6,6 +6,8 @@ that new completions are wanted for, `comparisons` those of them that the base a
 
     {"stage": "ppo", "inputs": {"policy": "base", ...}, "output": "policy", "overrides": {"ppo.kl_coef": 0.1}}
 
+A round adds to each stage the settings that the project's plan has when it begins.
+
 `advance` takes a round one step further whenever a run of it has ended. It may be called at any time, twice too.
 """
 
@@ -91,6 +93,7 @@ def start_round(project, *, created_by=None, idempotency_key="", recipe=None, ov
     except runs.RunError as error:
         raise SettingsError(str(error)) from None
     recipe = [{**stage, "overrides": {**own, **stage.get("overrides", {})}} for stage in recipe]
+    recipe = with_settings(recipe, plan)
     try:
         with transaction.atomic():
             round = Round.objects.create(
@@ -156,6 +159,10 @@ def retry(round, *, actor=None):
             )
             if not hit:
                 raise RoundError(_("Only a round that failed can be taken up again."))
+            # What is done stays as it was made; what is still to come follows the plan of today.
+            done = run.position + (run.state == RunState.SUCCEEDED) if run else 0
+            round.recipe[done:] = with_settings(round.recipe[done:], plans.plan_for(round.project))
+            Round.objects.filter(id=round.id).update(recipe=round.recipe)
             if run and run.state in (RunState.FAILED, RunState.STOPPED_BY_GUARD):
                 runs.retry(run, config=stage_config(round, round.recipe[run.position]), actor=actor)
             record_event(round.project, actor=actor, action="round.retried", subject=round.number)
@@ -294,9 +301,9 @@ def end(round, state, message, *, result=None):
 
 
 def stage_config(round, stage):
-    """The plan's settings, those of the round and those of the stage, the last one winning."""
-    plan = plans.plan_for(round.project)
-    values = {**plan.overrides, **stage.get("overrides", {})}
+    """The settings that the plan had when the round began, and over them those of the round and of the stage."""
+    settings = stage["settings"]
+    values = {**settings["overrides"], **stage.get("overrides", {})}
     if stage["stage"] == "generate":
         # The file names exactly the prompts that are wanted.
         values |= {"generate.pool": "", "generate.limit": 0}
@@ -306,7 +313,12 @@ def stage_config(round, stage):
         )
     if stage["stage"] == "evaluate" and not has_prompts(round.project, pool="eval"):
         values["evaluate.pool"] = ""
-    return runs.resolve_config(values, preset=plan.preset)
+    return runs.resolve_config(values, preset=settings["preset"])
+
+
+def with_settings(recipe, plan):
+    """The stages with the plan's settings as they are now: a change of the plan is for the next round."""
+    return [{**stage, "settings": plans.settings_of(plan)} for stage in recipe]
 
 
 def stage_inputs(round, stage, position):

@@ -145,6 +145,8 @@ def resolve_config(values, *, preset=""):
         return engine_config.resolved(engine_config.build(merged))
     except engine_config.ConfigError as error:
         raise RunError(str(error)) from None
+    except OverflowError:
+        raise RunError(_("One of the settings is too large a number; leave out some digits.")) from None
 
 
 def request_cancel(run, *, actor=None):

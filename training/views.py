@@ -338,10 +338,8 @@ def plan(request, slug):
         form.save(project, actor=request.user)
         messages.success(request, _("Saved. The next round uses these settings."))
         return redirect("training:plan", slug=slug)
-    context = {"form": form, "overrides": row.overrides}
-    return page(
-        request, "training/plan.html", project, membership, "settings", context, status=400 if form.errors else 200
-    )
+    status = 400 if form.errors else 200
+    return page(request, "training/plan.html", project, membership, "settings", {"form": form}, status=status)
 
 
 @login_required

@@ -184,7 +184,9 @@ def test_it_refuses_to_start_with_too_few_comparisons(project, plan, sft, prompt
     assert not Round.objects.exists()
 
 
-@pytest.mark.parametrize("overrides", [{"ppo.kl_cof": 1}, {"ppo.batch_size": 0}, {"inputs.policy": "/etc"}])
+@pytest.mark.parametrize(
+    "overrides", [{"ppo.kl_cof": 1}, {"ppo.batch_size": 0}, {"inputs.policy": "/etc"}, {"ppo.kl_coef": 10**400}]
+)
 def test_it_refuses_wrong_settings_before_it_makes_anything(project, plan, sft, ranked, overrides):
     with pytest.raises(rounds.RoundError):
         rounds.start_round(project, overrides=overrides)
@@ -302,7 +304,8 @@ def test_it_counts_a_prompt_of_two_sets_as_asked_in_both(started, project, ranke
 
 
 def test_it_writes_its_prompts_while_another_pass_writes_them_too(tmp_path, prompts):
-    path = tmp_path / "prompts.jsonl"
+    path = tmp_path / "rounds" / "prompts.jsonl"
+    path.parent.mkdir()
 
     def while_another_writes():
         generation.write_prompts(path, prompts[:1])
@@ -310,4 +313,12 @@ def test_it_writes_its_prompts_while_another_pass_writes_them_too(tmp_path, prom
 
     generation.write_prompts(path, while_another_writes())
     assert json.loads(path.read_text())["digest"] == prompts[0].digest
-    assert [entry.name for entry in tmp_path.iterdir()] == ["prompts.jsonl"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["prompts.jsonl"]
+
+
+def test_it_keeps_the_settings_that_it_began_with(started, play, project):
+    rounds.advance(started.id)
+    plans.change_plan(project, tasks_per_round=3, overrides={"ppo.kl_coef": 0.9})
+    round = play(started)
+    assert round.runs.get(stage="ppo").config["ppo"]["kl_coef"] == 0.2
+    assert Task.objects.filter(batch=str(round.id)).count() == 6

@@ -275,3 +275,33 @@ def test_it_says_how_many_of_a_reward_models_rankings_were_simulated(trained, cl
     assert "simulated" not in text_of(client_for(reviewer).get(url))
     Snapshot.objects.update(counts={"rankings": 1080, "rankings_simulated": 1000})
     assert "1,000 of 1,080 rankings simulated" in text_of(client_for(reviewer).get(url))
+
+
+def test_it_takes_every_setting_of_the_engine_and_says_which_line_is_wrong(project, client_for, admin):
+    plans.change_plan(project, overrides={"ppo.clip_range": 0.3})
+    client, url = client_for(admin), reverse("training:plan", args=[project.slug])
+    form = client.get(url).context["form"]
+    assert form["further"].value() == "ppo.clip_range = 0.3"
+    fields = {
+        "preset": form.initial["preset"],
+        "tasks_per_round": "50",
+        "comparison_percent": "40",
+        "retrain_after_rankings": "0",
+    }
+    posted = client.post(url, {**fields, "kl_coef": "0.2", "further": "ppo.clip_range = 0.1\n\nrun.dtype = float32\n"})
+    assert posted.status_code == 302
+    assert Plan.objects.get(project=project).overrides == {
+        "ppo.kl_coef": 0.2,
+        "ppo.clip_range": 0.1,
+        "run.dtype": "float32",
+    }
+    for further, said in (
+        ("ppo.clip_range 0.1", "Line 1 must read: section.key = value."),
+        ("ppo.clip_rnge = 0.1", "clip_range"),
+        ("ppo.kl_coef = 0.1", "has a field of its own"),
+        ("inputs.policy = /etc", "Inputs are chosen by digest"),
+        ("ppo.clip_range = " + "[" * 5000, "clip_range"),
+    ):
+        answer = client.post(url, {**fields, "further": further})
+        assert answer.status_code == 400 and said in text_of(answer), further
+    assert len(Plan.objects.get(project=project).overrides) == 3
