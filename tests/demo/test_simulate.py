@@ -41,7 +41,7 @@ def starter(tmp_path, settings, monkeypatch):
     folder = tmp_path / "starter"
     write_checkpoint(folder)
     lines = [json.dumps(row) + "\n" for row in completion_rows(world.prompts("reward")[:PROMPTS])]
-    (folder / demo.FIRST_COMPLETIONS).write_text("".join(lines))
+    folder.with_name(demo.FIRST_COMPLETIONS).write_text("".join(lines))
     monkeypatch.setattr(demo, "STARTER", folder)
     # All 12,480 prompts would be most of these tests' time.
     few = {pool: world.prompts(pool)[:PROMPTS] for pool in world.POOLS}
@@ -73,8 +73,8 @@ def test_it_loads_the_demo_once_however_often_it_is_asked(starter):
 
 @pytest.mark.django_db
 def test_it_says_what_is_missing_without_the_starter(starter):
-    (starter / demo.FIRST_COMPLETIONS).unlink()
-    with pytest.raises(CommandError, match=r"lacks first_completions\.jsonl"):
+    starter.with_name(demo.FIRST_COMPLETIONS).unlink()
+    with pytest.raises(CommandError, match=r"lacks starter_completions\.jsonl"):
         run("demo")
     assert not demo.Project.objects.exists()
 

@@ -62,18 +62,19 @@ def load(*, tasks=None, say=lambda text: None):
     ensure_prompts(project, admin)
     ensure_policy(project, admin)
     if not project.tasks.exists():
-        queue_completions(project, read_completions(STARTER / FIRST_COMPLETIONS), reason="demo")
+        queue_completions(project, read_completions(STARTER.with_name(FIRST_COMPLETIONS)), reason="demo")
     if tasks is not None:
         replenish(project, tasks=tasks, say=say)
     return project
 
 
 def check_starter():
-    missing = [name for name in ("config.json", FIRST_COMPLETIONS) if not (STARTER / name).is_file()]
+    needed = (STARTER / "config.json", STARTER.with_name(FIRST_COMPLETIONS))
+    missing = [path.name for path in needed if not path.is_file()]
     if missing:
         raise DemoError(
             _("The demo's small model is not complete: %(folder)s lacks %(names)s. Install Plumbline again.")
-            % {"folder": STARTER, "names": ", ".join(missing)}
+            % {"folder": STARTER.parent, "names": ", ".join(missing)}
         )
 
 
@@ -118,9 +119,7 @@ def add_starter(project, *, actor=None):
     """The starter as a checkpoint of this project. Raises DemoError, checkpoints.CheckpointError."""
     check_starter()
     with tempfile.TemporaryDirectory(dir=ensured(settings.PLUMBLINE_DATA_DIR / "uploads")) as folder:
-        # A checkpoint holds its own files alone; the first answers stand beside them only to be shipped together.
-        copied = Path(folder) / "starter"
-        shutil.copytree(STARTER, copied, ignore=shutil.ignore_patterns(FIRST_COMPLETIONS))
+        copied = shutil.copytree(STARTER, Path(folder) / "starter")
         return checkpoints.add_checkpoint(project, role=CheckpointRole.SFT, path=copied, name=_("Starter"), actor=actor)
 
 

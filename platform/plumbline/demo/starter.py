@@ -20,7 +20,7 @@ import training
 from . import world
 
 STARTER = Path(training.__file__).resolve().parent / "starter"
-FIRST_COMPLETIONS = "first_completions.jsonl"
+FIRST_COMPLETIONS = "starter_completions.jsonl"  # beside the checkpoint, whose manifest names every file in it
 PRESET = "starter"
 CORPUS_DOCUMENTS = 200_000
 TOKENIZER_DOCUMENTS = 20_000
@@ -85,10 +85,10 @@ def write_lines(path: Path, rows) -> None:
 
 
 def install(policy: Path, completions: Path, output: Path) -> None:
-    """Replaces the starter as a whole: a checkpoint directory, with the first completions beside its files."""
+    """Replaces the starter as a whole: a checkpoint directory, and the first completions beside it."""
     shutil.rmtree(output, ignore_errors=True)
     shutil.copytree(policy, output)
-    shutil.copyfile(completions, output / FIRST_COMPLETIONS)
+    shutil.copyfile(completions, output.with_name(FIRST_COMPLETIONS))
 
 
 if __name__ == "__main__":
