@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]  # two minutes on two cores
 ROUND_SECONDS = 240  # some 30 on an idle laptop; a busy machine may take long
 ORPHAN_SECONDS = 10
 ITERATIONS = 3
+SMALL = {"ppo.batch_size": 32, "evaluate.prompts": 32, "reward_model.normalise_prompts": 32}
 
 
 @pytest.fixture
@@ -66,6 +67,7 @@ def shorten_rounds(page):
         "Reward-model epochs": 2,
         "New tasks after a round": 8,
         "Share of blind comparisons, %": 50,
+        "Further settings": "\n".join(f"{key} = {value}" for key, value in SMALL.items()),
     }.items():
         page.get_by_label(label).fill(str(value))
     page.get_by_role("button", name="Save").click()
@@ -178,7 +180,7 @@ def test_it_leads_a_newcomer_twice_through_the_loop(demo, newcomer):
 def start_long_round(demo):
     """Over the API, with resume checkpoints at every step."""
     token = demo.command("token", "admin").stdout.strip()
-    overrides = {"run.checkpoint_every_steps": 1, "ppo.iterations": 12, "ppo.batch_size": 64, "reward_model.epochs": 1}
+    overrides = {**SMALL, "run.checkpoint_every_steps": 1, "ppo.iterations": 14, "reward_model.epochs": 1}
     request = urllib.request.Request(
         f"{demo.address}/api/v1/projects/stories/rounds/",
         data=json.dumps({"overrides": overrides}).encode(),
