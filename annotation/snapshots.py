@@ -26,7 +26,7 @@ from annotation.formats.selection import (
     read_rankings,
     to_line,
 )
-from annotation.messages import canonical_json
+from annotation.messages import sha256_of_json
 from annotation.models import Project, Purpose, Snapshot, Source
 
 SCHEMA = "plumbline.snapshot/1"
@@ -53,7 +53,7 @@ def freeze(project, *, created_by=None, include_simulated=True, purposes=(Purpos
     unfinished.mkdir()
     try:
         manifest = write_files(project, selection, unfinished)
-        digest = hashlib.sha256(canonical_json(manifest).encode("utf-8")).hexdigest()
+        digest = sha256_of_json(manifest)
         return commit(project, unfinished, manifest, digest, created_by)
     except OSError as error:
         raise SnapshotError(

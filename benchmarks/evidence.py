@@ -217,15 +217,8 @@ class Work:
         pairs = []
         for row in rankings:
             texts = {item["id"]: item["messages"][0]["content"] for item in row["completions"]}
-            order = row["ranking"]
             prompt = row["prompt"][0]["content"]
-            pairs += [
-                (prompt, texts[better], texts[worse])
-                for place, group in enumerate(order)
-                for lower in order[place + 1 :]
-                for better in group
-                for worse in lower
-            ]
+            pairs += [(prompt, texts[better], texts[worse]) for better, worse in comparisons(row["ranking"])]
         model = bag_of_words.fit(pairs)
         scores = np.array([[model.score(self.bench.text(s)) for s in draws[:K]] for draws in self.bench.eval_draws])
         return agreement(scores, labels)

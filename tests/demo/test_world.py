@@ -170,17 +170,31 @@ def test_it_stays_short():
 
 
 def test_its_corpora_repeat_exactly_and_keep_to_their_pool():
-    assert list(world.corpus(50, 3)) == list(world.corpus(50, 3)) != list(world.corpus(50, 4))
+    assert list(world.conversations(50, 3)) == list(world.conversations(50, 3)) != list(world.conversations(50, 4))
     first = world.demonstrations(50, 3)
     assert first == world.demonstrations(50, 3)
     for demonstration in first:
         user, assistant = demonstration["messages"]
         assert (user["role"], assistant["role"]) == ("user", "assistant")
         assert world.pool_of(world.requested(user["content"])) == "sft"
-    for text in islice(world.corpus(10**9, 3), 200):  # streams: asking for a billion costs nothing
-        request, _, told = text.rpartition("\n")
-        assert not request or world.pool_of(world.requested(request)) == "sft"
+    noted = 0
+    for messages in islice(world.conversations(10**9, 3), 200):  # streams: asking for a billion costs nothing
+        request, told, *notes = (message["content"] for message in messages)
+        assert world.pool_of(world.requested(request)) == "sft"
         assert read(told).well_formed
+        assert [message["role"] for message in messages] == ["user", "assistant", "note"][: len(messages)]
+        noted += len(notes)
+    assert 70 < noted < 130
+
+
+def test_its_notes_say_what_is_true_of_the_story():
+    request = "Tell a story about a shy fox and a kite."
+    told = world.story(world.requested(request), random.Random(4))
+    story = world.parse(request, told)
+    said = world.notes(request, told, random.Random(0), n=len(words.NOTES))
+    for fact, remarks in words.NOTES.items():
+        for value, remark in remarks.items():
+            assert (remark in said) == (getattr(story, fact) == value)
 
 
 def test_its_corpus_is_imperfect_as_said():

@@ -133,6 +133,11 @@ def test_it_reads_documents_of_both_kinds(tmp_path):
     assert [text.strip() for text in data.load_documents(tmp_path / "d.txt")] == ["One\ntwo", "Three"]
     write(tmp_path / "d.jsonl", {"text": "One\n\ntwo"})
     assert data.load_documents(tmp_path / "d.jsonl") == ["One\n\ntwo"]
+    talk = [USER, {"role": "assistant", "content": "Yes."}, {"role": "note", "content": "Short."}]
+    write(tmp_path / "talk.jsonl", {"messages": talk})
+    assert data.load_documents(tmp_path / "talk.jsonl") == [talk]
+    with pytest.raises(DataError, match=r"role='note' must be one of: system, user, assistant, tool"):
+        data.load_demonstrations(tmp_path / "talk.jsonl")
     (tmp_path / "empty.txt").write_text("\n\n")
     for name, reason in (("empty.txt", "no documents"), ("none.txt", "cannot be read")):
         with pytest.raises(DataError, match=reason):

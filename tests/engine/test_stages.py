@@ -183,6 +183,14 @@ def test_it_cuts_documents_longer_than_a_row(story_tokenizer):
     assert sum(parts, [])[-1] == story_tokenizer.eos_id  # noqa: RUF017 - short
 
 
+def test_it_packs_conversations_beside_texts_in_their_order(story_tokenizer):
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    documents = pretrain.encode_documents(story_tokenizer, ["One.", talk, "Two."], 100)
+    end = [story_tokenizer.eos_id]
+    one, two = story_tokenizer.encode("One."), story_tokenizer.encode("Two.")
+    assert documents == [one + end, story_tokenizer.apply_chat_template(talk) + end, two + end]
+
+
 def test_it_trains_a_tokenizer(inputs, tmp_path):
     values = settings(inputs, ("documents",), tokenizer={"vocab_size": 300})
     events = run(vocabulary, values, tmp_path / "run")

@@ -42,6 +42,14 @@ def test_it_writes_the_chatml_form(story_tokenizer):
     assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_it_writes_a_note_right_behind_the_turn_it_is_about(story_tokenizer):
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    plain = story_tokenizer.apply_chat_template(turns)
+    noted = story_tokenizer.apply_chat_template([*turns, {"role": "note", "content": "Short."}])
+    assert plain[-1] == story_tokenizer.end_of_turn_id
+    assert noted == plain + story_tokenizer.encode("Short.")
+
+
 def test_it_tells_padding_from_the_end_and_stops_at_either_end(story_tokenizer):
     pad, end, _, turn_end = (story_tokenizer.backend.token_to_id(token) for token in SPECIAL_TOKENS)
     assert story_tokenizer.pad_id == pad != story_tokenizer.eos_id == end

@@ -1,6 +1,6 @@
 """Makes the starter again: the small policy that ships with the project, by the project's own engine.
 
-    python -m plumbline.demo.starter [OUTPUT]          (about ten minutes on two cores)
+    python -m plumbline.demo.starter [OUTPUT]          (`make starter`; docs/lab_log.md says how long it took)
 
 Tokenizer, pretraining and supervised fine-tuning on the story world's corpus, then the first completions that people
 rank. Each step is `python -m training.engine STAGE`; the same machine makes the same bytes.

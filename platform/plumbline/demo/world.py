@@ -466,13 +466,6 @@ def pairs(n: int, seed: int, pool: str = "sft") -> Iterator[tuple[str, str]]:
         yield request, story(combination, rng)
 
 
-def corpus(n_documents: int, seed: int) -> Iterator[str]:
-    """Pretraining texts from the sft pool's combinations: three requests with their stories to one story alone."""
-    rng = random.Random(f"corpus {seed}")
-    for request, told in pairs(n_documents, seed):
-        yield told if rng.random() < 0.25 else f"{request}\n{told}"
-
-
 def demonstrations(n: int, seed: int, pool: str = "sft") -> list[dict]:
     """n demonstrations in the chat shape, `{"messages": [user, assistant]}`, as imperfect as the corpus."""
     return [
@@ -494,6 +487,7 @@ def conversations(n: int, seed: int, pool: str = "sft") -> Iterator[list[dict]]:
     A language model from the world at large has read much about texts; without a word about stories in its corpus, so
     small a policy knows nothing at a story's end of what it is like, and a reward model made from it would have to
     learn that from rankings alone. The remarks say facts, never what anyone prefers.
+    docs/lab_log.md says which of the facts the starter took up so far, and which it did not.
     """
     rng = random.Random(f"conversations {pool} {seed}")
     for request, told in pairs(n, seed, pool):
