@@ -1,9 +1,9 @@
 """Untrusted text -> safe HTML: the only place where prompts, answers and guidelines become markup.
 
-Markdown is parsed with raw HTML off, code is coloured on the server, and what comes out passes an allow-list (nh3), so
-two independent parts would have to fail before a script could run. Nothing rendered here loads anything: images become
-their words. Characters that hide or reorder text are shown as markers. Text that is very long, or that is made to cost
-time, is shown as it is, without Markdown: every path is linear in the text's length.
+Markdown is parsed with raw HTML off, code is coloured and formulas are set (formulas.py) on the server, and what comes
+out passes an allow-list (nh3), so two independent parts would have to fail before a script could run. Nothing rendered
+here loads anything: images become their words. Characters that hide or reorder text are shown as markers. Text that is
+very long, or that is made to cost time, is shown as it is, without Markdown: every path is linear in the text's length.
 """
 
 import re
@@ -18,6 +18,8 @@ from markdown_it import MarkdownIt
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
+
+from annotation import formulas
 
 MARKDOWN_CHARACTERS = 20_000  # longer text is shown without Markdown
 MARKDOWN_DELIMITERS = 2_000  # as is text with more of these: link and emphasis parsing is worse than linear in them
@@ -43,8 +45,9 @@ COLOURED_LANGUAGES = frozenset(
 )
 TAGS = frozenset(
     "a blockquote br code del em h1 h2 h3 h4 h5 h6 hr li ol p pre span strong table tbody td th thead tr ul".split()
-)
+).union(formulas.TAGS)
 ATTRIBUTES = {
+    **formulas.ATTRIBUTES,
     "a": {"href", "target"},
     "ol": {"start"},
     "span": {"class", "title"},
@@ -58,6 +61,8 @@ def render_markdown(text) -> SafeString:
     """Text of a prompt, an answer or a guideline as safe HTML. Line breaks stay."""
     if len(text) > MARKDOWN_CHARACTERS or len(DELIMITERS.findall(text)) > MARKDOWN_DELIMITERS:
         return render_plain(text)
+    if formulas.may_be_costly(text):
+        return render_plain(text)
     tokens = MARKDOWN.parse(text)
     # Markdown drops what is nested deeper; a judge must see all of it.
     if any(token.level >= MAX_NESTING - 1 for token in tokens):
@@ -69,6 +74,7 @@ def render_markdown(text) -> SafeString:
             html,
             tags=set(TAGS),
             attributes=ATTRIBUTES,
+            attribute_filter=formulas.clean_attribute,
             url_schemes={"http", "https", "mailto"},
             link_rel="noopener noreferrer nofollow",
             strip_comments=True,
@@ -160,6 +166,19 @@ def render_code_block(self, tokens, index, options, env):
     return f"<pre><code>{show_hidden(code)}</code></pre>"
 
 
+def render_formula(self, tokens, index, options, env):
+    """MathML; a formula that cannot be converted, or that holds hidden characters, as it was written."""
+    token = tokens[index]
+    written = formulas.as_written(token)
+    left = env.get("formula_characters", formulas.FORMULAS_CHARACTERS) - len(written)
+    env["formula_characters"] = left
+    display = token.markup in ("$$", "\\[")
+    mathml = formulas.to_mathml(token.content, display=display) if left >= 0 else None
+    if mathml is None or HIDDEN_OR_PILED.search(mathml):
+        mathml = f"<code>{show_hidden(written)}</code>"
+    return f"<p>{mathml}</p>" if token.block else mathml
+
+
 def render_image(self, tokens, index, options, env):
     """An image's words and address: loading it would tell its server who reads, and when."""
     token = tokens[index]
@@ -182,6 +201,7 @@ def make_markdown():
     markdown = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": MAX_NESTING})
     # A reference definition shows nothing: an answer could hide text in one.
     markdown.enable(["table", "strikethrough"]).disable("reference")
+    formulas.find_formulas(markdown)
     rules = {
         "text": render_text,
         "code_inline": render_code_inline,
@@ -191,6 +211,9 @@ def make_markdown():
         "th_open": render_cell_open,
         "td_open": render_cell_open,
         "link_open": render_link_open,
+        "math_inline": render_formula,
+        "math_inline_double": render_formula,
+        "math_block": render_formula,
     }
     for name, rule in rules.items():
         markdown.add_render_rule(name, rule)

@@ -1,44 +1,8 @@
-"""Untrusted text comes out inert, whole, and in bounded time."""
-
-import time
+"""What Markdown means is shown, and nothing that it would drop is lost. Hostile text: tests/hostile/test_texts.py."""
 
 import pytest
 
 from annotation.rendering import DISPLAYED_CHARACTERS, message_text, render_markdown, render_message, render_plain
-
-HOSTILE = {
-    "script": "<script>alert(1)</script>",
-    "img onerror": '<img src=x onerror="alert(1)">',
-    "svg onload": "<svg onload=alert(1)>",
-    "math nest": "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>",
-    "noscript nest": '<noscript><p title="</noscript><img src=x onerror=alert(1)>">',
-    "style": "<style>@import '//evil.example/x.css'</style>",
-    "javascript link": "[a](javascript:alert(1))",
-    "encoded javascript link": "[a](java&#115;cript:alert(1)) [b](&#x6A;avascript:alert(1))",
-    "data link": "[a](data:text/html;base64,PHNjcmlwdD4=)",
-    "remote image": "![words](https://evil.example/pixel.png)",
-    "autolink": "<javascript:alert(1)>",
-    "textarea end": "</textarea><script>alert(1)</script>",
-    "script end": "</script><script>alert(1)</script>",
-    "template": "{{constructor.constructor('alert(1)')()}} {% debug %}",
-    "attribute break": '[a](https://x.example/" onmouseover="alert(1))',
-    "title break": '[a](https://x.example "\\" onmouseover=alert(1)")',
-    "table": "|a|b|\n|:-|-:|\n|<b onclick=x>|2|",
-    "fence language": '```"><script>alert(1)</script>\nx\n```',
-    "code": "```python\nprint('</code><script>alert(1)</script>')\n```",
-}
-
-
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_it_renders_hostile_text_inert(text):
-    html = render_markdown(text).lower()
-    tags = html.replace("&lt;", "")
-    for live in ("<script", "<img", "<svg", "<style", "<math", "<noscript", "<b ", 'href="javascript', 'href="data'):
-        assert live not in tags
-    outside_text = "".join(part.split(">")[0] for part in html.split("<")[1:])
-    assert " on" not in outside_text
-    assert "style=" not in outside_text
-    assert "src=" not in outside_text
 
 
 def test_it_keeps_what_markdown_means():
@@ -54,6 +18,55 @@ def test_it_keeps_headings_below_those_of_the_page():
 
 def test_it_colours_code_on_the_server():
     assert '<span class="k">def</span>' in render_markdown("```python\ndef f(): pass\n```")
+
+
+@pytest.mark.parametrize(
+    ("text", "display"),
+    [
+        ("$x^2$", "inline"),
+        ("\\(x^2\\)", "inline"),
+        ("$$x^2$$", "block"),
+        ("\\[x^2\\]", "block"),
+        ("$$\nx^2\n$$", "block"),
+    ],
+)
+def test_it_sets_formulas_as_mathml(text, display):
+    html = render_markdown(f"So\n\n{text}")
+    assert f'<math display="{display}"><mrow><msup><mi>x</mi><mn>2</mn></msup></mrow></math>' in html
+
+
+def test_it_sets_a_fraction_inside_a_list_and_a_table():
+    assert "<li>half <math" in render_markdown("- half $\\frac{1}{2}$")
+    assert '<td class="align-right"><math' in render_markdown("|a|\n|-:|\n|$x$|")
+
+
+@pytest.mark.parametrize("text", ["It costs $5 and $10.", "\\$x$", "`$x$`", "$ x $", "between $5 and 6$7"])
+def test_money_and_code_are_no_formulas(text):
+    assert "<math" not in render_markdown(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$a % hidden$",
+        "$\\phantom{hidden}$",
+        "$\\def\\a{hidden}$",
+        "$\\frac{hidden}$ and $\\frac{$",
+        "\\[x\\] hidden",
+        "$$x$$ hidden",
+        "$$\nx\n$$ hidden",
+        "$\\color{white}{\\text{hidden}}$",
+        "$" + "x+" * 600 + "\\text{hidden}$",
+        "$x$" * 2_000 + " hidden",
+    ],
+)
+def test_it_never_hides_what_a_formula_would_drop(text):
+    assert "hidden" in render_markdown(text).replace("<mi>", "").replace("</mi>", "")
+
+
+def test_hidden_characters_inside_a_formula_are_shown():
+    assert "U+202E" in render_markdown("$a\u202eb$")
+    assert "\u200b" not in render_markdown("$\\text{a&#x200b;b}$")
 
 
 def test_it_names_an_image_instead_of_loading_it():
@@ -84,27 +97,6 @@ def test_it_shows_a_lone_surrogate():
 )
 def test_it_never_hides_what_markdown_would_drop(text):
     assert "deep" in render_markdown(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[" * 10_000,
-        "![" * 10_000,
-        "*a **b " * 2_800,
-        "[a](" * 5_000,
-        "> " * 10_000,
-        "`a``" * 5_000,
-        "a\n" * 10_000,
-        "x" * 1_000_000,
-    ],
-    ids=["brackets", "images", "emphasis", "links", "quotes", "backticks", "lines", "a long word"],
-)
-def test_it_takes_bounded_time(text):
-    started = time.process_time()
-    render_markdown(text)
-    # About 100 ms on an idle machine; the rest is room for a slower one.
-    assert time.process_time() - started < 0.5
 
 
 def test_it_says_how_much_is_not_shown():
