@@ -20,12 +20,9 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
-from kombu.exceptions import ChannelError
-from kombu.exceptions import OperationalError as BrokerError
 
 from annotation.audit import record_event
 from annotation.models import Snapshot
-from plumbline.celery import app
 from training.engine import config as engine_config
 from training.engine import rundir
 from training.models import (
@@ -391,21 +388,17 @@ def audit(project, actor, action, subject, **detail):
 
 
 def _send(task, subject_id, *, queue):
-    try:
-        app.send_task(task, args=[str(subject_id)], queue=queue)
-    except BrokerError:
+    # Imported late, as below: pages send few messages, and Celery takes 0.15 s of every process's start.
+    from plumbline import celery
+
+    if not celery.send(task, str(subject_id), queue=queue):
         logger.warning("Redis cannot be reached; the reconciler will send %s again.", task)
 
 
 def _messages_waiting(queue):
-    """Messages in a queue; None while the broker cannot be asked."""
-    try:
-        with app.connection_for_read() as connection:
-            return connection.default_channel.queue_declare(queue=queue, passive=True).message_count
-    except ChannelError:
-        return 0  # Redis has no empty lists: no queue means no message
-    except (BrokerError, OSError):
-        return None
+    from plumbline import celery
+
+    return celery.messages_waiting(queue)
 
 
 def _wake_round_after_commit(round_id):

@@ -334,10 +334,11 @@ def run_everything(*, host, port, prepare, say):
         greet = prepare(address)
         web = web_child(host, port)
         supervisor.start(web)
+        # The page first: the workers would take the processors from it, and nobody can have given them work yet.
+        wait_for_web(supervisor, web, address)
         supervisor.start(reconciler_child())
         supervisor.start(worker_child("short", concurrency=2, grace_seconds=5))
         supervisor.start(worker_child("train", concurrency=1, grace_seconds=7))
-        wait_for_web(supervisor, web, address)
         greet()
         last_pids = None
         while True:
@@ -360,4 +361,4 @@ def wait_for_web(supervisor, web, address):
         if web.process.poll() is not None or time.monotonic() > deadline:
             tail = log_tail(supervisor.log_dir / "web.log")
             raise CommandError(f"The web server did not start. The end of its log:\n{tail}")
-        time.sleep(0.1)
+        time.sleep(0.05)

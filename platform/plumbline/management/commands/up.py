@@ -11,6 +11,9 @@ from django.utils.translation import gettext as _
 
 from plumbline import accounts, tokens, up
 
+# Other packages bring these, and none of our pages shows them: the admin only looks, and the API has no pages.
+UNUSED_STATIC = ["rest_framework", "django_htmx", "select2", "xregexp"]
+
 
 class Command(BaseCommand):
     help = "Runs everything on one machine: Redis, the database, the web server, the workers. Ctrl-C ends all of it."
@@ -39,7 +42,7 @@ class Command(BaseCommand):
                 % {"error": str(error).strip()}
             ) from error
         if not settings.DEVELOPMENT:
-            call_command("collectstatic", interactive=False, verbosity=0)
+            call_command("collectstatic", interactive=False, verbosity=0, ignore_patterns=UNUSED_STATIC)
         admin = accounts.ensure_admin()
         if demo:
             call_command("demo")
