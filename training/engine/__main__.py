@@ -2,6 +2,7 @@
 
 Runs one stage in a run directory (rundir.py says what it leaves there). Run again with the same directory, it goes on
 from the newest whole checkpoint. SIGTERM and Ctrl-C write a checkpoint at the next step and exit with 75.
+run.devices=N starts N ranks under torchrun (launch.py); torchrun may also be used by hand.
 """
 
 import argparse
@@ -11,11 +12,13 @@ import signal
 import sys
 import threading
 import traceback
+from pathlib import Path
 
 # Before torch is imported. Threads that spin while they wait slow a run tenfold where another process is busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from training.engine import config, rundir
+from training.engine import config, launch, rundir
+from training.engine.launch import is_main, is_rank
 
 MODULES = {stage: stage for stage in rundir.STAGES} | {"tokenizer": "vocabulary"}
 
@@ -24,13 +27,18 @@ def main(arguments=None):
     """Runs the stage; returns the exit code that rundir.py names."""
     options = parse(arguments)
     if options.lifeline:
-        threading.Thread(target=die_with_supervisor, name="lifeline", daemon=True).start()
+        held = (os.dup(0),)  # ranks get a standard input of their own
+        threading.Thread(target=die_with_supervisor, args=held, name="lifeline", daemon=True).start()
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         settings = config.load(options.config, options.overrides)
-        run_dir = rundir.create(options.run_dir, config.resolved(settings))
-        return run(options.stage, settings, run_dir, stop)
+        if settings.run.devices > 1 and not is_rank():
+            run_dir = rundir.create(options.run_dir, config.resolved(settings))
+            return launch.start_ranks(options.stage, run_dir, settings.run.devices)
+        if is_main():
+            rundir.create(options.run_dir, config.resolved(settings))
+        return run(options.stage, settings, Path(options.run_dir), stop)
     except config.ConfigError as error:
         return complain(options.run_dir, str(error))
     except OSError as error:
@@ -44,6 +52,7 @@ def main(arguments=None):
 
 def run(stage, settings, run_dir, stop):
     """Imports the stage and runs it; every known fault becomes one sentence and an exit code."""
+    from training.engine import distributed
     from training.engine.checkpoint import CheckpointError
     from training.engine.data import DataError
     from training.engine.progress import GuardStopped, Interrupted, newest_checkpoint
@@ -51,6 +60,8 @@ def run(stage, settings, run_dir, stop):
 
     module = importlib.import_module(f"training.engine.{MODULES[stage]}")
     try:
+        if is_rank() and stage not in launch.SHARED_STAGES:
+            raise config.ConfigError(f"The stage {stage} takes one process; set run.devices=1, or leave torchrun out.")
         resume = settings.inputs.resume or newest_checkpoint(run_dir)
         module.train(settings, run_dir, resume=resume, should_stop=stop.is_set)
     except Interrupted as error:
@@ -63,6 +74,8 @@ def run(stage, settings, run_dir, stop):
         traceback.print_exc()
         sentence = f"The stage {stage} failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return say_stopped(run_dir, "error", sentence, 1)
+    finally:
+        distributed.leave()
     return rundir.EXIT_OK
 
 
@@ -87,11 +100,11 @@ def parse(arguments):
     return parser.parse_intermixed_args(arguments)
 
 
-def die_with_supervisor():
-    """Ends the process at once when standard input closes: its holder is gone, and nobody would end us."""
+def die_with_supervisor(pipe):
+    """Ends the process at once when the pipe closes: its holder is gone, and nobody would end us."""
     while True:
         try:
-            if not os.read(sys.stdin.fileno(), 4096):
+            if not os.read(pipe, 4096):
                 break
         except OSError:
             break
@@ -109,10 +122,15 @@ def complain(run_dir, sentence):
 
 
 def say_stopped(run_dir, reason, sentence, code):
-    """Writes the event `stopped` and the sentence on standard error; returns the exit code."""
-    print(sentence, file=sys.stderr)
-    last = [event["step"] for event in rundir.read_events(run_dir)[0]][-1:]
-    rundir.append_event(run_dir, "stopped", step=last[0] if last else 0, reason=reason, message=sentence)
+    """Writes the event `stopped` and the sentence on standard error; returns the exit code.
+
+    Ranks all meet the same fault, and the first speaks for them. A fault of one rank only (code 1) is its own to tell.
+    """
+    if is_main() or code == 1:
+        print(sentence, file=sys.stderr)
+        last = [event["step"] for event in rundir.read_events(run_dir)[0]][-1:]
+        facts = {"reason": reason, "message": sentence, "exit_code": code}
+        rundir.append_event(run_dir, "stopped", step=last[0] if last else 0, **facts)
     return code
 
 

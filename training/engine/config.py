@@ -49,6 +49,9 @@ class RunConfig:
         choices=("auto", "float32", "bfloat16"),
     )
     threads: int = setting(0, "CPU threads of torch; 0 takes every core.", ge=0, le=1024)
+    devices: int = setting(
+        1, "Processes that share a training stage, one a device (or on a CPU a few cores), under torchrun.", ge=1, le=64
+    )
     checkpoint_every_steps: int = setting(
         0, "Steps between checkpoints that a killed run resumes from; 0 is none.", ge=0
     )

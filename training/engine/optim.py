@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from training.engine.distributed import sum_gradients
 from training.engine.progress import GuardStopped
 
 
@@ -119,10 +120,12 @@ def learning_rate(optim, step, total_steps):
 
 
 def take_step(optimizer, optim, *, rate, what):
-    """Clips the gradients, takes one step at `rate`, clears the gradients; returns their norm before clipping.
+    """Sums the gradients over the ranks, clips them, takes one step at `rate`, clears them; returns their norm before
+    clipping.
 
     Raises GuardStopped before anything changes if the norm is not finite. what: names step and batch in the message.
     """
+    sum_gradients(optimizer.parameters())
     norm = torch.nn.utils.clip_grad_norm_(optimizer.parameters(), optim.max_grad_norm or math.inf)
     if not math.isfinite(norm.item()):
         raise GuardStopped(f"The gradient is not finite at {what}; lower the learning rate or look at the data there.")

@@ -64,6 +64,7 @@ class Players:
     def draw(self, policy, prompts, settings, *, seed, copies=1):
         """Samples of a policy, `copies` of each prompt standing together, each cut at its first stop token.
 
+        Each rank draws for its share of the prompts, and all of them get all samples.
         The whole distribution is drawn from: top-k, top-p and the like would make the KL estimate negative.
         """
         stop_ids = self.tokenizer.stop_ids
@@ -76,12 +77,18 @@ class Players:
                 stop_token_ids=stop_ids,
                 samples_per_prompt=copies,
                 seed=seed,
+                only=self.compute.share(range(len(prompts))),
             )
-        return [rollout.cut_at_stop(sample, stop_ids) for sample in samples]
+        samples = [rollout.cut_at_stop(sample, stop_ids) for sample in samples]
+        groups = [samples[start : start + copies] for start in range(0, len(samples), copies)]
+        return [sample for group in self.compute.gather(groups, len(prompts)) for sample in group]
 
     def score(self, prompts, samples):
+        """Scores of the samples; each rank scores its share."""
+        conversations = scorer.conversations(prompts, samples, self.tokenizer)
         with self.compute.autocast():
-            return self.scorer.score(scorer.conversations(prompts, samples, self.tokenizer))
+            scores = self.scorer.score(self.compute.share(conversations))
+        return scorer.Scores(*(None if x is None else self.compute.merge(x, len(samples)) for x in scores))
 
     def values(self, trajectories, hidden):
         """(B, T) values; hidden (N, D) are the policy's, which a head on its trunk reads."""
@@ -173,7 +180,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
             progress.samples(iteration + 1, showcase.show())
         progress.end_step(iteration + 1)
 
-    digest = checkpoint.save_policy(players.policy, players.tokenizer, progress.output)
+    digest = progress.write_output(checkpoint.save_policy, players.policy, players.tokenizer)
     progress.finish(digest=digest, summary={name: readings[name] for name in SUMMARY if name in readings})
 
 
@@ -223,13 +230,14 @@ def roll_out(players, prompts, settings, *, kl_coef, seed):
 
 @torch.no_grad()
 def look_at(players, trajectories, *, temperature):
-    """The Look at whole trajectories, in batches by length."""
-    mask = trajectories.action_mask
-    look = Look(**{name: torch.zeros(mask.shape, device=mask.device) for name in Look.__slots__})
-    lengths = trajectories.attention_mask.sum(1).tolist()
+    """The Look at whole trajectories, in batches by length; each rank looks at its share."""
+    mask, share = trajectories.action_mask, players.compute.share
+    looks = {name: torch.zeros(share(mask).shape, device=mask.device) for name in Look.__slots__}
+    lengths = share(trajectories.attention_mask).sum(1).tolist()
+    numbers = share(torch.arange(len(mask), device=mask.device))
     most = LOOK_TOKENS_GPU if mask.is_cuda else data.CPU_PASS_TOKENS
     for rows in data.batches_by_length(lengths, most_tokens=most):
-        part = trajectories.take(torch.tensor(rows, device=mask.device))
+        part = trajectories.take(numbers[rows])
         with players.compute.autocast():
             hidden = rollout.action_hidden(players.policy, part)
             logits = players.policy.project(hidden)
@@ -237,8 +245,8 @@ def look_at(players, trajectories, *, temperature):
             part_values = players.values(part, hidden)
         found = rollout.compare(logits, ref_logits, part, temperature=temperature) | {"values": part_values}
         for name, values in found.items():
-            getattr(look, name)[rows, : values.shape[1]] = values
-    return look
+            looks[name][rows, : values.shape[1]] = values
+    return Look(**{name: players.compute.merge(values, len(mask)) for name, values in looks.items()})
 
 
 def update(players, trainers, drawn, advantages, returns, settings, iteration, *, seed):
@@ -257,7 +265,8 @@ def update(players, trainers, drawn, advantages, returns, settings, iteration, *
             # Over the whole step, or the tokens of short completions would weigh more in small micro-batches.
             denominator = drawn.trajectories.action_mask[minibatch].sum()
             found = {}
-            for rows in passes(minibatch, lengths[minibatch], settings.micro_batch_size):
+            mine = players.compute.share(minibatch)
+            for rows in passes(mine, lengths[mine], settings.micro_batch_size):
                 part = drawn.trajectories.take(rows)
                 loss, parts = ppo_loss(
                     players, part, drawn, advantages, returns, rows, settings, denominator, is_warmup
@@ -265,7 +274,7 @@ def update(players, trainers, drawn, advantages, returns, settings, iteration, *
                 loss.backward()
                 for name, value in parts.items():
                     found[name] = found.get(name, 0.0) + value
-            found = {name: value.item() for name, value in found.items()}
+            found = players.compute.total({name: value.item() for name, value in found.items()})
             require_finite(found, iteration + 1, batch=number)
             log_ratio = found.pop("log_ratio")
             first_log_ratio = log_ratio if first_log_ratio is None else first_log_ratio
@@ -331,6 +340,7 @@ def make_players(config):
     inputs = config.inputs
     require_inputs(config, "ppo", "policy", "reward_model", "prompts")
     compute = Compute(config.run)
+    compute.require_rows("ppo.minibatch_size", config.ppo.minibatch_size)
     device = compute.device
     policy = checkpoint.load_policy(inputs.policy, device=device)
     tokenizer = checkpoint.load_tokenizer_of(inputs.policy)

@@ -38,6 +38,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     documents = encode_documents(tokenizer, data.load_documents(config.inputs.documents), settings.sequence_length)
     training, validation = split(documents, settings.validation_share, seed=config.run.seed)
     rows = max(1, settings.batch_tokens // settings.sequence_length)
+    compute.require_rows("pretrain.batch_tokens / pretrain.sequence_length", rows)
     packer = Packer(training, rows=rows, length=settings.sequence_length, seed=config.run.seed)
     optimizer = build_optimizer(policy, settings.optim)
 
@@ -47,9 +48,10 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     began, tokens, values = time.perf_counter(), 0, {}
     policy.train()
     for step in progress.steps():
-        batch = [tensor.to(compute.device) for tensor in packer.next()]
+        batch = packer.next()
+        count = predicted(batch)
         with compute.autocast():
-            loss, count = loss_of(policy, *batch)
+            loss = loss_of(policy, *(compute.share(tensor).to(compute.device) for tensor in batch))
         (loss / count).backward()
         rate = learning_rate(settings.optim, step, settings.steps)
         grad_norm = take_step(optimizer, settings.optim, rate=rate, what=f"step {step + 1}")
@@ -58,7 +60,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
         validate = bool(validation) and validation_due(step + 1, settings.steps)
         if progress.metrics_due(step + 1) or validate:
             values = {
-                "loss": loss.item() / count,
+                "loss": compute.total({"loss": loss.item() / count})["loss"],
                 "learning_rate": rate,
                 "grad_norm": grad_norm,
                 "tokens_per_second": tokens / (time.perf_counter() - began),
@@ -69,7 +71,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
             began, tokens = time.perf_counter(), 0
         progress.end_step(step + 1)
 
-    digest = checkpoint.save_policy(policy, tokenizer, progress.output)
+    digest = progress.write_output(checkpoint.save_policy, policy, tokenizer)
     progress.finish(
         digest=digest,
         summary={**values, "parameters": count_parameters(policy), "documents": len(training), "epochs": packer.epoch},
@@ -174,10 +176,14 @@ class Rows:
 
 
 def loss_of(policy, input_ids, document_ids, targets):
-    """(summed loss in nats, number of predicted tokens)."""
+    """-log p of the predicted tokens, summed, nats."""
     logits = policy(input_ids, document_ids=document_ids)
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-    return loss, int((targets != IGNORED).sum())
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def predicted(batch):
+    """Tokens that a packed batch predicts."""
+    return int((batch[2] != IGNORED).sum())
 
 
 def validation_due(step, total_steps):
@@ -194,9 +200,9 @@ def validation_loss(policy, documents, rows, length, compute):
         filled = Rows(min(rows, len(documents) - start), length)
         while start < len(documents) and filled.place(documents[start]):
             start += 1
-        batch = [tensor.to(compute.device) for tensor in filled.pack()]
+        batch = filled.pack()
         with compute.autocast():
-            loss, predicted = loss_of(policy, *batch)
-        total, count, seen = total + loss.item(), count + predicted, seen + batch[0].numel()
+            loss = loss_of(policy, *(tensor.to(compute.device) for tensor in batch))
+        total, count, seen = total + loss.item(), count + predicted(batch), seen + batch[0].numel()
     policy.train()
     return total / count

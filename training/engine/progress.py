@@ -7,10 +7,12 @@
         ...
         progress.metrics(step + 1, loss=loss)    # (progress.metrics_due(step + 1) tells whether it would be written)
         progress.end_step(step + 1)              # checkpoints when due; raises Interrupted when asked to stop
+    digest = progress.write_output(checkpoint.save_policy, policy, tokenizer)
     progress.finish(digest=digest, summary={...})
 
 What is tracked has state_dict and load_state_dict (modules, optimizers, own classes), or is a torch.Generator. Tensors
-go to safetensors, numbers and text to JSON. torch's global generator is always kept.
+go to safetensors, numbers and text to JSON. torch's global generator is always kept. Of several ranks all call this, in
+step, and the first alone writes.
 """
 
 import hashlib
@@ -21,8 +23,19 @@ from pathlib import Path
 
 import torch
 
-from training.engine import checkpoint, rundir
+from training.engine import checkpoint, launch, rundir
 from training.engine import config as settings
+from training.engine.distributed import agree
+
+# Keys of run that change no result (but for the last bits): a run may be resumed with others.
+BOOKKEEPING = (
+    "checkpoint_every_steps",
+    "checkpoint_every_seconds",
+    "keep_checkpoints",
+    "log_every_steps",
+    "threads",
+    "devices",
+)
 
 
 class Interrupted(Exception):
@@ -98,10 +111,10 @@ class Progress:
         self.step = step
         if step == self.total_steps:
             return
-        stopping = self.should_stop()
         run = self.config.run
         due = self._clock() - self._saved_at >= run.checkpoint_every_seconds
         due = due or (run.checkpoint_every_steps and step - self._saved_step >= run.checkpoint_every_steps)
+        stopping, due = agree(self.should_stop(), due)
         if resumable and (stopping or due):
             self.save()
         if stopping:
@@ -109,6 +122,11 @@ class Progress:
 
     def save(self):
         """Writes a resume checkpoint and its record, and drops the oldest ones beyond keep_checkpoints."""
+        if launch.is_main():
+            self._write_state()
+        self._saved_at, self._saved_step = self._clock(), self.step
+
+    def _write_state(self):
         name = f"{rundir.CHECKPOINTS}/step-{self.step:08d}"
         tensors, meta = {}, {}
         for part, thing in {**self._tracked, "torch_generator": torch.default_generator}.items():
@@ -120,9 +138,11 @@ class Progress:
         )
         rundir.record_checkpoint(self.run_dir, rundir.CheckpointRecord(step=self.step, path=name, digest=digest))
         self._event("checkpoint", step=self.step, path=name, digest=digest)
-        self._saved_at, self._saved_step = self._clock(), self.step
         self._prune()
-        return digest
+
+    def write_output(self, save, *things):
+        """save(*things, directory) into output/; returns the digest, or None on a rank that does not write."""
+        return save(*things, self.output) if launch.is_main() else None
 
     def finish(self, *, digest=None, summary=None):
         """Writes the event `finished`: the output is whole."""
@@ -130,7 +150,8 @@ class Progress:
         self._event("finished", output=rundir.OUTPUT, digest=digest, summary=numbers)
 
     def _event(self, kind, *, step=None, **values):
-        rundir.append_event(self.run_dir, kind, step=self.step if step is None else step, **values)
+        if launch.is_main():
+            rundir.append_event(self.run_dir, kind, step=self.step if step is None else step, **values)
 
     def _restore(self, path):
         tensors, meta = checkpoint.load_state(path)
@@ -175,7 +196,7 @@ def config_digest(config):
     """sha256 of the resolved settings; those of the run's bookkeeping and of resuming apart."""
     values = settings.resolved(config)
     values["inputs"].pop("resume")
-    for key in ("checkpoint_every_steps", "checkpoint_every_seconds", "keep_checkpoints", "log_every_steps", "threads"):
+    for key in BOOKKEEPING:
         values["run"].pop(key)
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

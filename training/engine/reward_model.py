@@ -96,15 +96,22 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     summary = {"rankings": len(training), "validation_rankings": len(validation)}
     if validation:
         summary |= validate(members, validation, compute=compute)
-    digest = checkpoint.save_reward_model(members if len(members) > 1 else members[0], tokenizer, progress.output)
+    kept = members if len(members) > 1 else members[0]
+    digest = progress.write_output(checkpoint.save_reward_model, kept, tokenizer)
     progress.finish(digest=digest, summary=summary)
 
 
 def learn(member, batch, *, compute, lm_coef):
-    """Adds the gradient of a batch of Comparables to the member; the readings of the batch.
+    """Adds the gradient of this rank's share of a batch of Comparables to the member; the readings of the whole batch.
 
     loss: the ranking loss, each ranking by its weight; plus lm_coef times the language-model loss of the best ones.
     """
+    weight, pairs = sum(item.weight for item in batch), len(compare(batch, "cpu").weight)
+    best_tokens = sum(len(item.completions[index]) for item in batch for index in item.order[0])
+    batch = compute.share(batch)
+    readings = dict.fromkeys(("loss", "accuracy", "lm_loss") if lm_coef else ("loss", "accuracy"), 0.0)
+    if not batch:
+        return compute.total(readings)
     comparisons = compare(batch, member.device)
     prompts = [item.prompt for item in batch for _ in item.completions]
     completions = [completion for item in batch for completion in item.completions]
@@ -126,14 +133,14 @@ def learn(member, batch, *, compute, lm_coef):
                 nats.append(best_nats(member, hidden, trajectories, chosen))
     flat = torch.cat(scores)
     flat = flat.index_select(0, torch.tensor([row for rows in passes for row in rows], device=flat.device).argsort())
-    loss = losses.ranking_loss(flat, comparisons, sum(item.weight for item in batch))
-    readings = {"loss": loss.item(), "accuracy": accuracy(flat, comparisons)}
+    loss = losses.ranking_loss(flat, comparisons, weight)
+    readings |= {"loss": loss.item(), "accuracy": accuracy(flat, comparisons) * len(comparisons.weight) / pairs}
     if lm_coef:
-        lm_loss = sum(nats) / sum(len(completions[row]) for row in best)
+        lm_loss = sum(nats) / best_tokens
         readings["lm_loss"] = lm_loss.item()
         loss = loss + lm_coef * lm_loss
     loss.backward()
-    return readings
+    return compute.total(readings)
 
 
 def best_nats(member, hidden, trajectories, rows):
@@ -151,7 +158,8 @@ def validate(members, validation, *, compute):
     """Loss and accuracy of the members' mean score on held-out rankings."""
     rows = [row for item in validation for row in item.rows]
     with compute.autocast(), torch.no_grad():
-        scores = torch.stack([scorer.score_rows(member, rows) for member in members]).mean(0)
+        scores = torch.stack([scorer.score_rows(member, compute.share(rows)) for member in members]).mean(0)
+    scores = compute.merge(scores, len(rows))
     comparisons = compare(validation, "cpu")
     loss = losses.ranking_loss(scores, comparisons, sum(item.weight for item in validation))
     return {"validation_loss": loss.item(), "validation_accuracy": accuracy(scores, comparisons)}
@@ -255,7 +263,7 @@ def reference_rows(config, tokenizer, training, compute):
 def normalise(member, rows, *, compute):
     """Scales and shifts a member's scores to mean 0 and deviation 1 over these token ids."""
     with compute.autocast(), torch.no_grad():
-        scores = scorer.score_rows(member, rows).double()
+        scores = compute.merge(scorer.score_rows(member, compute.share(rows)), len(rows)).double()
     deviation = scores.std(correction=0).item()
     gain = 1 / deviation if deviation > 1e-6 else 1.0  # all alike: there is nothing to scale by
     member.fold(gain, -gain * scores.mean().item())

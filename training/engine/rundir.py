@@ -17,7 +17,7 @@ An event: {"schema": "plumbline.event/1", "type", "step", "time", ...}. Types an
     checkpoint   path (relative to the run directory), digest
     log          level (info, warning), message
     finished     output (relative path), digest (of a checkpoint, or null), summary: {name: number}
-    stopped      reason: guard | interrupted | error; message, one sentence for people
+    stopped      reason: guard | interrupted | error; message, one sentence for people; exit_code
 """
 
 import datetime

@@ -146,8 +146,11 @@ def generate(
     samples_per_prompt=1,
     seed=0,
     batch_size=512,
+    only=None,
 ):
     """Completions of prompts (lists of ids), `samples_per_prompt` of each standing together.
+
+    only: the places of the prompts that are drawn, all by default; their draws are those of a call that draws all.
 
     batch_size bounds the rows decoded at once. A row ends at a stop token (kept as its last id), after max_new_tokens,
     or where the policy's positions end. Raises ValueError for a prompt that leaves no room for a token.
@@ -165,6 +168,12 @@ def generate(
     for start in range(0, len(prompts), prompts_at_once):
         batch = prompts[start : start + prompts_at_once]
         uniforms = torch.rand(len(batch) * samples_per_prompt, max_new_tokens, dtype=torch.float64, generator=generator)
+        if only is not None:
+            mine = [place for place in range(len(batch)) if start + place in only]
+            batch = [batch[place] for place in mine]
+            uniforms = uniforms.unflatten(0, (-1, samples_per_prompt))[mine].flatten(0, 1)
+        if not batch:
+            continue
         samples += _generate_batch(
             policy, batch, uniforms, samples_per_prompt, set(stop_token_ids),
             {"temperature": temperature, "top_k": top_k, "top_p": top_p},

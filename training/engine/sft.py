@@ -62,7 +62,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
         batch = [training[i] for i in order[number * settings.batch_size : (number + 1) * settings.batch_size]]
         weight = sum(example.weight * (len(example.ids) - example.prompt_length) for example in batch)
         loss = 0.0
-        for part in passes(batch):
+        for part in passes(compute.share(batch)):
             with compute.autocast():
                 part_loss = summed_loss(policy, part, tokenizer.pad_id)
             (part_loss / weight).backward()
@@ -74,7 +74,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
         validate = bool(validation) and validation_due(step + 1, total_steps)
         if progress.metrics_due(step + 1) or validate:
             values = {
-                "loss": loss,
+                "loss": compute.total({"loss": loss})["loss"],
                 "learning_rate": rate,
                 "grad_norm": grad_norm,
                 "tokens_per_second": tokens / (time.perf_counter() - began),
@@ -85,7 +85,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
             began, tokens = time.perf_counter(), 0
         progress.end_step(step + 1)
 
-    digest = checkpoint.save_policy(policy, tokenizer, progress.output)
+    digest = progress.write_output(checkpoint.save_policy, policy, tokenizer)
     progress.finish(
         digest=digest, summary={**values, "demonstrations": len(training) + len(validation), "left_out": left_out}
     )
@@ -146,8 +146,9 @@ def mean_loss(policy, examples, pad_id, compute):
     """Weighted mean of -log p over completion tokens, nats."""
     policy.eval()
     total = 0.0
-    for part in passes(examples):
+    for part in passes(compute.share(examples)):
         with compute.autocast():
             total += summed_loss(policy, part, pad_id).item()
     policy.train()
-    return total / sum(example.weight * (len(example.ids) - example.prompt_length) for example in examples)
+    weight = sum(example.weight * (len(example.ids) - example.prompt_length) for example in examples)
+    return compute.total({"loss": total})["loss"] / weight
