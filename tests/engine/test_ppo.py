@@ -387,8 +387,28 @@ def test_it_stops_on_a_flat_reward(tmp_path, world):
     judge.fold(0.0, 1.0)
     tokenizer = checkpoint.load_tokenizer_of(tmp_path / "policy")
     checkpoint.save_reward_model(judge, tokenizer, tmp_path / "flat")
-    made = world(iterations=6, guard_patience=2, missing_eos_score=1.0, inputs={"reward_model": str(tmp_path / "flat")})
+    made = world(
+        iterations=6, guard_patience=2, guard_min_eos_rate=0.0, missing_eos_score=1.0,
+        inputs={"reward_model": str(tmp_path / "flat")},
+    )  # fmt: skip
     with pytest.raises(GuardStop, match="flat_reward stopped the run at step 2"):
+        run(tmp_path, made)
+
+
+def test_it_stops_when_the_sampler_is_not_the_policy_that_is_updated(tmp_path, world, monkeypatch):
+    """The fault is in the engine, not in a reading: a sampler that cools its logits behind everybody's back."""
+    generate = sampling.generate
+    monkeypatch.setattr(
+        sampling, "generate", lambda *arguments, **named: generate(*arguments, **{**named, "temperature": 0.5})
+    )
+    with pytest.raises(GuardStop, match="Guard logprob_gap stopped the run at step 2"):
+        run(tmp_path, world(iterations=6, guard_patience=2))
+
+
+def test_it_stops_when_hardly_a_completion_ends(tmp_path, world):
+    # Of 400 tokens 2 end, and only two are drawn.
+    made = world(iterations=6, guard_patience=2, max_new_tokens=2, guard_min_eos_rate=0.5)
+    with pytest.raises(GuardStop, match="Guard eos_rate stopped the run at step 2"):
         run(tmp_path, made)
 
 
@@ -618,7 +638,10 @@ def test_it_counts_sick_iterations_across_a_resume(tmp_path, world):
     judge = checkpoint.load_reward_model(tmp_path / "reward_model")
     judge.fold(0.0, 1.0)
     checkpoint.save_reward_model(judge, checkpoint.load_tokenizer_of(tmp_path / "policy"), tmp_path / "flat")
-    made = world(iterations=6, guard_patience=3, missing_eos_score=1.0, inputs={"reward_model": str(tmp_path / "flat")})
+    made = world(
+        iterations=6, guard_patience=3, guard_min_eos_rate=0.0, missing_eos_score=1.0,
+        inputs={"reward_model": str(tmp_path / "flat")},
+    )  # fmt: skip
     calls = []
 
     def stop_after_two():
@@ -686,7 +709,8 @@ def learn_even_tokens(tmp_path, world, monkeypatch, **settings):
     made = world(
         run=run_settings, inputs=inputs, **{
             "iterations": 20, "batch_size": 64, "minibatch_size": 32, "max_new_tokens": 4, "missing_eos_score": 0.0,
-            "ppo_epochs": 2, "sample_prompts": 0, "optim": {"learning_rate": 6e-3}, **settings,
+            "ppo_epochs": 2, "sample_prompts": 0, "guard_min_eos_rate": 0.0, "optim": {"learning_rate": 6e-3},
+            **settings,
         },
     )  # fmt: skip
     run_dir = run(tmp_path, made, name=f"bandit-{run_settings['seed']}")

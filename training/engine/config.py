@@ -228,6 +228,21 @@ class PpoConfig:
     guard_min_entropy: float = setting(
         0.02, "Stops the run when the mean entropy per token falls below this, nats.", ge=0
     )
+    guard_max_logprob_gap: float = setting(
+        0.1, "Stops the run when sampler and update differ by more than this in a token's log-prob, nats, mean.", gt=0
+    )
+    guard_min_eos_rate: float = setting(
+        0.05, "Stops the run when fewer completions than this share end by themselves.", ge=0, le=1
+    )
+    guard_min_length: float = setting(
+        1.5, "Stops the run when completions are shorter than this on average, tokens, the stop token included.", ge=0
+    )
+    guard_max_clip_fraction: float = setting(
+        0.8, "Stops the run when more than this share of tokens is past the clip, mean over updates.", gt=0, le=1
+    )
+    guard_min_explained_variance: float = setting(
+        -100.0, "Stops the run when the values explain less than this of the returns' variance.", le=0
+    )
     guard_patience: int = setting(5, "Iterations in a row that a sick reading must last.", ge=1)
     optim: OptimConfig = section(OptimConfig)
     value_learning_rate: float = setting(

@@ -7,6 +7,11 @@
 | negative_kl | kl_per_completion | below guard_min_kl: the log-probs are not those of what was sampled |
 | entropy_collapse | entropy | below guard_min_entropy |
 | flat_reward | score_deviation | below guard_min_score_deviation: nothing to learn from |
+| logprob_gap | logprob_gap | above guard_max_logprob_gap: sampler and update do not compute the same policy |
+| eos_rate | eos_rate | below guard_min_eos_rate: hardly a completion ends, so hardly one is scored |
+| short_completions | length_mean | below guard_min_length: the policy answers with nothing |
+| clip_fraction | clip_fraction | above guard_max_clip_fraction: an update goes further than its rollout can tell |
+| blind_values | explained_variance | below guard_min_explained_variance: the values do more harm than good |
 
 All but the first must last guard_patience iterations in a row.
 """
@@ -30,6 +35,7 @@ class Guards:
     def __init__(self, config):
         """config: PpoConfig."""
         self.patience = config.guard_patience
+        # A cause stands before what follows from it: where hardly a completion ends, all score alike.
         # (guard, reading, bound, whether the sick side is above, what it means)
         self.rules = (
             ("kl_blow_up", "kl_per_completion", config.guard_max_kl, True,
@@ -38,6 +44,16 @@ class Guards:
              "the log-probs do not belong to what was sampled; check temperature and sampling settings"),
             ("entropy_collapse", "entropy", config.guard_min_entropy, False,
              "the policy repeats itself; raise ppo.kl_coef or ppo.entropy_coef, or lower the learning rate"),
+            ("logprob_gap", "logprob_gap", config.guard_max_logprob_gap, True,
+             "sampling and update disagree about the policy; set run.dtype=float32 to see whether arithmetic is why"),
+            ("eos_rate", "eos_rate", config.guard_min_eos_rate, False,
+             "hardly a completion ends; raise ppo.max_new_tokens, or train the policy on demonstrations first"),
+            ("short_completions", "length_mean", config.guard_min_length, False,
+             "the policy answers with nothing; look at the samples and at what the reward model likes"),
+            ("clip_fraction", "clip_fraction", config.guard_max_clip_fraction, True,
+             "each update leaves its rollout far behind; lower the learning rate or ppo.ppo_epochs"),
+            ("blind_values", "explained_variance", config.guard_min_explained_variance, False,
+             "the values are far off; lower ppo.value_learning_rate or raise ppo.value_warmup_iterations"),
             ("flat_reward", "score_deviation", config.guard_min_score_deviation, False,
              "all completions score alike, so nothing can be learned; look at the samples and the reward model"),
         )  # fmt: skip
@@ -47,7 +63,7 @@ class Guards:
         return dict(self.sick)
 
     def load_state_dict(self, state):
-        self.sick = dict(state)
+        self.sick |= state
 
     def check(self, values, step):
         """Raises GuardStop if one of the figures `values` {name: number} is sick, and has been for long enough."""
