@@ -9,8 +9,9 @@ from annotation.models import Membership, Project, Role
 from plumbline import accounts, tokens, up
 from plumbline.demo import bag_of_words
 from plumbline.demo import project as demo
-from plumbline.demo.annotators import SimulatedAnnotator, comparisons
+from plumbline.demo.annotators import comparisons
 from plumbline.demo.golds import GOLDS
+from plumbline.demo.hostile import KINDS, crowd
 from plumbline.demo.simulate import Player, SimulationError, play
 from plumbline.models import ApiToken, User
 
@@ -31,12 +32,24 @@ class Command(BaseCommand):
         )
         parser.add_argument("--annotators", type=int, default=8, help="how many work at once (default: 8)")
         parser.add_argument("--seed", type=int, default=0, help="makes other people with the same taste")
+        parser.add_argument(
+            "--hostile", type=float, default=0.0, help="share of annotators who rank against the project (default: 0)"
+        )
+        parser.add_argument(
+            "--hostile-kind",
+            nargs="+",
+            default=list(KINDS),
+            choices=KINDS,
+            help="what these do, in turns (default: all kinds)",
+        )
         parser.add_argument("--url", help="the server's address (default: that of the running `plumbline up`)")
         parser.add_argument(
             "--replenish", action="store_true", help="first have the promoted policy write answers until enough wait"
         )
 
     def handle(self, *, project, rankings, until_empty, gold, annotators, seed, url, replenish, **options):
+        if not 0 <= options["hostile"] <= 1:
+            raise CommandError(_("--hostile must be from 0 to 1."))
         for name, value, most in (("--rankings", rankings, 10**6), ("--annotators", annotators, 64)):
             if not 1 <= value <= most:
                 raise CommandError(_("%(name)s must be from 1 to %(most)d.") % {"name": name, "most": most})
@@ -47,7 +60,10 @@ class Command(BaseCommand):
             )
         if replenish and not until_empty:
             self.replenish(found, rankings)
-        players = make_players(found, count=annotators, gold=gold, seed=seed)
+        people = crowd(
+            gold, count=annotators, hostile_share=options["hostile"], kinds=options["hostile_kind"], seed=seed
+        )
+        players = make_players(found, people)
         self.shown_at = 0.0
         try:
             outcome = play(
@@ -125,12 +141,11 @@ def default_url():
 
 
 @transaction.atomic
-def make_players(project, *, count, gold, seed):
+def make_players(project, people):
     """Simulated members of the project, each with a fresh token. The same seed makes the same people."""
     players = []
-    for index in range(count):
-        person = seed * 1000 + index
-        name = f"simulated-{person}"
+    for annotator in people:
+        name = f"simulated-{annotator.seed}"
         user = User.objects.filter(username=name).first() or accounts.create_user(name)
         membership = Membership.objects.filter(project=project, user=user).first()
         if membership is None:
@@ -141,7 +156,7 @@ def make_players(project, *, count, gold, seed):
                 % {"name": name}
             )
         token = tokens.create_token(user, name=TOKEN_NAME)
-        players.append(Player(name=name, token=token, annotator=SimulatedAnnotator(person, gold)))
+        players.append(Player(name=name, token=token, annotator=annotator))
     return players
 
 
