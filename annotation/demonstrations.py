@@ -7,14 +7,15 @@ from django.utils.translation import gettext as _
 
 from annotation import messages
 from annotation.audit import record_event
-from annotation.models import Demonstration, Membership, Source
+from annotation.models import Demonstration, Membership, Prompt, Source
 
 
 @transaction.atomic
 def add_demonstration(project, *, prompt, author, message, ranking=None, source=None):
     """message: an assistant message. The membership says whether it is simulated. Raises ValidationError.
 
-    The same text by the same person, sent again because an answer was lost on the way, is one row.
+    The same text by the same person is one row, whether sent again because an answer was lost on the way or because the
+    ranking that it came with was changed.
     """
     if prompt.prompt_set.project_id != project.pk:
         raise ValidationError({"prompt": _("belongs to another project.")})
@@ -26,16 +27,13 @@ def add_demonstration(project, *, prompt, author, message, ranking=None, source=
         raise ValidationError({error.field: error.message}) from None
     if not messages.message_text(message).strip():
         raise ValidationError({"message": _("is empty.")})
-    columns = {
-        "project": project,
-        "prompt": prompt,
-        "author": author,
-        "message": message,
-        "ranking": ranking,
-        "source": author_source(project, author, source),
-    }
-    sent_before = Demonstration.objects.filter(**columns, withdrawn_at=None).first()
-    return sent_before or Demonstration.objects.create(**columns)
+    # One at a time for a prompt: two tabs that send the same waiting text together must not both find nothing.
+    list(Prompt.objects.select_for_update(no_key=True).filter(pk=prompt.pk).values_list("pk", flat=True))
+    text = {"project": project, "prompt": prompt, "author": author, "message": message}
+    sent_before = Demonstration.objects.filter(**text, withdrawn_at=None).first()
+    return sent_before or Demonstration.objects.create(
+        **text, ranking=ranking, source=author_source(project, author, source)
+    )
 
 
 def author_source(project, author, source):

@@ -301,6 +301,69 @@ def test_a_waiting_ranking_outlives_the_tab(make_tasks, open_ranking, context, l
     page.problems.clear()
 
 
+def write_better_answer(page, text):
+    first = page.locator(".answer").first
+    first.get_by_text("Improve").click()
+    first.get_by_role("textbox").fill(text)
+
+
+def wait_for_demonstration(page):
+    for _attempt in range(100):
+        if Demonstration.objects.exists():
+            break
+        page.wait_for_timeout(50)
+    return Demonstration.objects.get()
+
+
+def test_a_better_answer_outlives_a_connection_that_drops_behind_its_ranking(make_tasks, open_ranking, context):
+    make_tasks(2, k=2)
+    page = open_ranking()
+    write_better_answer(page, "Both were glad.")
+    attempts = []
+
+    def drop_twice(route):
+        attempts.append(route.request.post_data_json)
+        if len(attempts) <= 2:
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/demonstrations/", drop_twice)
+    page.locator(".answer__key").nth(0).click()
+    page.locator(".answer__key").nth(1).click()
+    page.locator("#submit").click()
+    ranking = wait_for_rankings(page, 1)[0]
+    assert wait_for_demonstration(page).ranking == ranking
+    page.wait_for_timeout(300)
+    assert len(attempts) == 3
+    assert Ranking.objects.count() == Demonstration.objects.count() == 1
+    page.problems.clear()  # the browser logs each call that found no connection
+
+
+def test_a_better_answer_outlives_the_tab(make_tasks, open_ranking, context, live_server, project):
+    make_tasks(1, k=2)
+    page = open_ranking()
+    write_better_answer(page, "Both were glad.")
+    context.set_offline(True)
+    page.locator(".answer__key").nth(0).click()
+    page.locator(".answer__key").nth(1).click()
+    page.locator("#submit").click()
+    expect(page.locator("#notice")).to_contain_text("waits in this browser")
+    page.close()
+    context.set_offline(False)
+    # Two tabs find the same waiting ranking, and both send it and what follows from it.
+    tabs = [context.new_page(), context.new_page()]
+    for tab in tabs:
+        tab.goto(f"{live_server.url}/projects/{project.slug}/rank/")
+    wait_for_rankings(tabs[0], 1)
+    assert wait_for_demonstration(tabs[0]).message["content"] == "Both were glad."
+    for tab in tabs:
+        expect(tab.locator("#empty")).to_be_visible()
+    tabs[0].wait_for_timeout(300)
+    assert Ranking.objects.count() == Demonstration.objects.count() == 1
+    page.problems.clear()
+
+
 def test_a_draft_outlives_a_reload(make_tasks, open_ranking):
     make_tasks(1)
     page = open_ranking()

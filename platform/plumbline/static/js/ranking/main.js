@@ -33,6 +33,14 @@ const outbox = new Outbox(`plumbline-outbox:${page.key}`, {
     view.notice(fill(words.refused, { message: message ?? words.refused_unknown }));
     fetchAhead();
   },
+  // A better answer names the ranking that it came with, whose id the server gives.
+  followUps: (item, answer) =>
+    (item.rewrites ?? []).map(({ completion, text }) => ({
+      clientId: `${item.clientId}:${completion}`,
+      assignment: item.assignment,
+      url: page.urls.demonstrations,
+      body: { ranking: answer.data.id, message: { role: "assistant", content: text } },
+    })),
 });
 
 const url = (assignment, call) => page.urls.assignment.replace("ASSIGNMENT", assignment) + call;
@@ -352,14 +360,10 @@ function drawOutbox(box) {
   box.wasWaiting = box.signedOut || box.offline;
 }
 
-async function afterSent(item, answer) {
-  for (const { text } of item.rewrites) {
-    const body = { ranking: answer.data?.id, message: { role: "assistant", content: text } };
-    const kept = await postJson(page.urls.demonstrations, body);
-    if (kept.status >= 400) view.notice(errorMessage(kept));
-  }
-  if (current?.isEdit && current.assignment === item.assignment) location.assign(page.urls.work);
-  else if (current) fetchAhead();
+function afterSent(item) {
+  if (current?.isEdit && current.assignment === item.assignment) {
+    if (!outbox.items().some((other) => other.assignment === item.assignment)) location.assign(page.urls.work);
+  } else if (current) fetchAhead();
   else fetchCurrent();
 }
 

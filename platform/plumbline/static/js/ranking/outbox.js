@@ -1,5 +1,5 @@
-// Rankings on their way. Each waits in this browser until the server has answered, so that neither a lost connection
-// nor a closed tab loses one. The client id makes a repeated send the same row on the server.
+// Rankings on their way, and what follows from them. Each waits in this browser until the server has answered, so that
+// neither a lost connection nor a closed tab loses one. The client id makes a repeated send the same row on the server.
 
 import { postJson, errorMessage } from "./net.js";
 
@@ -7,12 +7,16 @@ const FIRST_WAIT_MS = 1_500;
 const LONGEST_WAIT_MS = 30_000;
 
 export class Outbox {
-  /** onChange(outbox) after every step; onSent(item, answer); onRefused(item, message). */
-  constructor(key, { onChange, onSent, onRefused }) {
+  /**
+   * onChange(outbox) after every step; onSent(item, answer); onRefused(item, message). followUps(item, answer): items
+   * that could not be written before the answer, to be sent next; their client ids must follow from the item's.
+   */
+  constructor(key, { onChange, onSent, onRefused, followUps }) {
     this.key = key;
     this.onChange = onChange;
     this.onSent = onSent;
     this.onRefused = onRefused;
+    this.followUps = followUps;
     this.sending = null;
     this.wait = FIRST_WAIT_MS;
     this.timer = null;
@@ -48,12 +52,15 @@ export class Outbox {
   /** Takes back a ranking that has not left yet. False if it is under way or gone. */
   withdraw(clientId) {
     if (this.sending === clientId || !this.items().some((item) => item.clientId === clientId)) return false;
-    this.drop(clientId);
+    this.replace(clientId, []);
     return true;
   }
 
-  drop(clientId) {
-    this.store(this.items().filter((item) => item.clientId !== clientId));
+  /** Another tab may have sent the same item and put down the same that follow: those are not put down twice. */
+  replace(clientId, followers) {
+    const rest = this.items().filter((item) => item.clientId !== clientId);
+    const known = new Set(rest.map((item) => item.clientId));
+    this.store([...followers.filter((item) => !known.has(item.clientId)), ...rest]);
   }
 
   async flush() {
@@ -80,8 +87,10 @@ export class Outbox {
       return false;
     }
     this.wait = FIRST_WAIT_MS;
-    this.drop(item.clientId);
-    if (answer.status < 300) this.onSent(item, answer);
+    const isSent = answer.status < 300;
+    // One write for both: a tab closed between them would lose what follows.
+    this.replace(item.clientId, isSent ? this.followUps(item, answer) : []);
+    if (isSent) this.onSent(item, answer);
     else this.onRefused(item, errorMessage(answer));
     return true;
   }
