@@ -103,3 +103,28 @@ class AuditEventAdmin(ReadOnlyAdmin):
     list_display = ["created_at", "project", "actor", "action", "subject"]
     list_filter = ["project", "action"]
     list_select_related = ["project", "actor"]
+
+
+@admin.register(models.KnownAnswer)
+class KnownAnswerAdmin(ReadOnlyAdmin):
+    list_display = ["task_id", "created_by", "created_at"]
+    list_select_related = ["created_by"]
+
+
+@admin.register(models.Withdrawal)
+class WithdrawalAdmin(ReadOnlyAdmin):
+    list_display = ["annotator", "project", "count", "created_by", "created_at", "reversed_at"]
+    list_select_related = ["annotator", "project", "created_by"]
+
+
+@admin.register(models.Suspicion)
+class SuspicionAdmin(ReadOnlyAdmin):
+    list_display = ["membership", "state", "created_at", "decided_by", "decided_at"]
+    list_filter = ["state"]
+    list_select_related = ["membership__user", "decided_by"]
+
+
+@admin.register(models.QualityReport)
+class QualityReportAdmin(ReadOnlyAdmin):
+    list_display = ["project", "simulated", "computed_at", "seconds"]
+    list_select_related = ["project"]

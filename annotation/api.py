@@ -2,6 +2,7 @@
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.db import transaction
 from django.http import Http404, StreamingHttpResponse
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
@@ -11,7 +12,7 @@ from rest_framework.decorators import api_view
 from rest_framework.response import Response
 
 from annotation import assignment as assignments
-from annotation import completions, demonstrations, projects, prompts, rankings, snapshots
+from annotation import completions, demonstrations, known_answers, projects, prompts, rankings, snapshots
 from annotation import serializers as bodies
 from annotation.formats import EXPORTS
 from annotation.formats.selection import JudgmentFilter
@@ -319,13 +320,25 @@ def task_list(request, slug):
     prompt = chosen[0].prompt
     if digest is not None and digest != prompt.digest:
         raise exceptions.ValidationError({"prompt_digest": [_("is not the prompt that these answers answer.")]})
+    known = {key: body.pop(key) for key in ("known_answer", "explanation") if key in body}
     try:
-        task = assignments.queue_task(project, prompt=prompt, completions=chosen, **body)
+        task = queue_task(project, prompt, chosen, body, known, request.user)
     except assignments.TaskError as error:
         raise refusal(error) from None
     if task is None:
         return Response({"task": None, "reason": _("All answers are identical: there is nothing to rank.")})
     return Response(bodies.task_object(task), status=201)
+
+
+@transaction.atomic
+def queue_task(project, prompt, chosen, body, known, actor):
+    """The new task, with its known answer where one is given."""
+    task = assignments.queue_task(project, prompt=prompt, completions=chosen, **body)
+    if task is not None and "known_answer" in known:
+        known_answers.set_known_answer(
+            task, order=known["known_answer"], explanation=known.get("explanation", ""), actor=actor
+        )
+    return task
 
 
 def find_completions(project, ids):

@@ -13,6 +13,7 @@ from django.db.models.expressions import RawSQL
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from annotation import hidden
 from annotation.audit import record_event
 from annotation.models import (
     Assignment,
@@ -96,7 +97,10 @@ def queue_task(
     propensity=1.0,
     batch="",
 ):
-    """The new task with its open slots, or None when all completions are identical (counted, nothing to rank)."""
+    """The new task with its open slots, or None when all completions are identical (counted, nothing to rank).
+
+    A gold task gets no slots here: once it has a known answer, it is asked of everybody (hidden.py).
+    """
     completions = list(completions)
     overlap = project.overlap if overlap is None else overlap
     check_task(project, prompt=prompt, completions=completions, purpose=purpose, overlap=overlap, propensity=propensity)
@@ -118,6 +122,8 @@ def queue_task(
         TaskCompletion(task=task, completion=completion, position=position, card=card)
         for position, (completion, card) in enumerate(zip(completions, cards, strict=True))
     )
+    if purpose in hidden.MADE_TO_ASK:
+        return task
     Slot.objects.bulk_create(
         Slot(
             task=task,
@@ -155,6 +161,8 @@ def next_assignment(project, *, annotator, ahead=False):
         )
         held = list(
             Assignment.objects.filter(annotator=annotator, state=AssignmentState.LEASED, task__project=project)
+            # A reviewer's adjudication is taken up on a page of its own.
+            .exclude(task__purpose=Purpose.ADJUDICATION)
             .select_related("task__prompt")
             .order_by("created_at", "pk")[:MAX_HELD]
         )
@@ -186,6 +194,8 @@ def claim_slot(project, annotator):
         candidates = list(open_slots(project, annotator)[:CANDIDATES])
         if not candidates:
             return None
+        if asked := claim_hidden(project, annotator):
+            return asked
         candidates.sort(key=lambda slot: (-slot.priority, random_source.random()))
         for slot in candidates:
             claimed = Slot.objects.filter(pk=slot.pk, state=SlotState.OPEN).update(state=SlotState.LEASED)
@@ -195,7 +205,23 @@ def claim_slot(project, annotator):
     return None
 
 
-def lease(slot, annotator, lease_expires_at):
+def claim_hidden(project, annotator):
+    """A check or a repeat in place of a real task, as often as the project asks for; or None."""
+    # Looked for before the dice are thrown: a check must not take longer than a real task.
+    check = hidden.open_check(project, annotator) if project.gold_share else None
+    chance = random_source.random()
+    if check and chance < project.gold_share:
+        return lease(hidden.make_slot(check), annotator, lease_end(project))
+    if not project.gold_share <= chance < project.gold_share + project.repeat_share:
+        return None
+    ranking = hidden.repeatable_ranking(project, annotator, random_source.choice)
+    if ranking is None:
+        return None
+    task = hidden.copy_task(ranking.task, purpose=Purpose.REPEAT, reason="repeat")
+    return lease(hidden.make_slot(task), annotator, lease_end(project), is_repeat=True)
+
+
+def lease(slot, annotator, lease_expires_at, *, is_repeat=False):
     """The assignment of a slot just claimed. One that had expired is taken up again, its shown order kept."""
     expired = Assignment.objects.filter(
         task=slot.task_id, annotator=annotator, is_repeat=False, state=AssignmentState.EXPIRED
@@ -208,6 +234,7 @@ def lease(slot, annotator, lease_expires_at):
         slot=slot,
         task_id=slot.task_id,
         annotator=annotator,
+        is_repeat=is_repeat,
         lease_expires_at=lease_expires_at,
         presented_order=shuffled_cards(slot.task_id),
     )
@@ -247,7 +274,7 @@ def end_lease(assignment, state, **fields):
 
 def reopen_slots(slot_ids):
     slots = Slot.objects.filter(pk__in=slot_ids, state=SlotState.LEASED)
-    slots.filter(task__closed_at=None).update(state=SlotState.OPEN)
+    slots.filter(task__closed_at=None).exclude(task__purpose__in=hidden.MADE_TO_ASK).update(state=SlotState.OPEN)
     slots.update(state=SlotState.CLOSED)
 
 
@@ -259,7 +286,8 @@ def heartbeat(assignment, *, annotator):
     if assignment.state == AssignmentState.LEASED:
         return renew(assignment, lease_expires_at)
     if assignment.state == AssignmentState.EXPIRED:
-        claimed = Slot.objects.filter(pk=assignment.slot_id, state=SlotState.OPEN).update(state=SlotState.LEASED)
+        vacant = hidden.vacant_state(assignment.task)
+        claimed = Slot.objects.filter(pk=assignment.slot_id, state=vacant).update(state=SlotState.LEASED)
         if claimed == 1:
             Assignment.objects.filter(pk=assignment.pk).update(
                 state=AssignmentState.LEASED, lease_expires_at=lease_expires_at, ended_at=None

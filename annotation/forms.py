@@ -96,6 +96,23 @@ class SettingsForm(forms.Form):
         help_text=_("After this time without a sign of life the task goes to someone else."),
     )
     daily_goal = forms.IntegerField(label=_("Tasks a person is asked to do a day"), min_value=1, max_value=100_000)
+    gold_share = forms.FloatField(
+        label=_("Share of hidden checks"),
+        min_value=0,
+        max_value=0.5,
+        help_text=_("Of 1, such as 0.1. Tasks with a known answer, mixed in unseen; none before there are some."),
+    )
+    repeat_share = forms.FloatField(
+        label=_("Share of repeats"),
+        min_value=0,
+        max_value=0.5,
+        help_text=_("Of 1. One's own earlier tasks asked again, to see how steady a judgment is."),
+    )
+    weigh_annotators = forms.BooleanField(
+        label=_("Weigh rankings by reliability in training"),
+        required=False,
+        help_text=_("Whoever often differs from everybody else counts less."),
+    )
     overall = forms.BooleanField(label=_("Ask how good each answer is, from 1 to 7"), required=False)
     rationale = forms.BooleanField(label=_("Offer a box for the reasons"), required=False)
     rewrite = forms.BooleanField(label=_("Let people write a better answer"), required=False)

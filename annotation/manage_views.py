@@ -13,7 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST
 
-from annotation import assignment, forms, projects, quality
+from annotation import assignment, forms, judgments, projects, quality
 from annotation.formats import EXPORTS
 from annotation.models import Role
 from annotation.permissions import has_role, project_for
@@ -162,7 +162,7 @@ def settings(request, slug):
         "tab": "settings",
         "form": form,
         "exports": list(EXPORTS),
-        "has_simulated": quality.counted(project, simulated=True).exists(),
+        "has_simulated": judgments.in_use(project, simulated=True).exists(),
     }
     return render(request, "annotation/manage_settings.html", context, status=400 if form.errors else 200)
 

@@ -27,6 +27,11 @@ class Project(models.Model):
     # What the ranking page asks beside the order:
     # {"overall": bool, "axes": [{"key", "label"}], "flags": [{"key", "label"}], "rationale": bool, "rewrite": bool}
     ranking_form = models.JSONField(_("questions beside the order"), default=dict, blank=True)
+    gold_share = models.FloatField(
+        _("share of hidden checks"), default=0.1
+    )  # of tasks with a known answer, where any is
+    repeat_share = models.FloatField(_("share of repeats"), default=0.05)  # of one's own tasks asked again
+    weigh_annotators = models.BooleanField(_("weigh rankings by reliability"), default=True)
     created_at = models.DateTimeField(auto_now_add=True)
     archived_at = models.DateTimeField(null=True, blank=True)
 
@@ -38,6 +43,11 @@ class Project(models.Model):
             ),
             models.CheckConstraint(condition=Q(overlap__gte=1), name="project_overlap_at_least_1"),
             models.CheckConstraint(condition=Q(lease_seconds__gte=10), name="project_lease_at_least_10_seconds"),
+            # At most half: what is hidden among the real tasks must not crowd them out.
+            models.CheckConstraint(condition=Q(gold_share__gte=0, gold_share__lte=0.5), name="project_gold_share"),
+            models.CheckConstraint(
+                condition=Q(repeat_share__gte=0, repeat_share__lte=0.5), name="project_repeat_share"
+            ),
         ]
 
     def __str__(self):
@@ -59,6 +69,7 @@ class Membership(models.Model):
     pseudonym = models.CharField(max_length=32)
     simulated = models.BooleanField(default=False)  # its rankings are marked, and never mixed with people's
     active = models.BooleanField(default=True)
+    quarantined_at = models.DateTimeField(null=True, blank=True)  # since then, new rankings are held back
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -209,6 +220,10 @@ class Purpose(models.TextChoices):
     ADJUDICATION = "adjudication", _("adjudication")
 
 
+# What may train. Judgments of purpose eval and gold measure, practice is not meant, and a repeat would count double.
+TRAINING_PURPOSES = (Purpose.TRAIN, Purpose.ADJUDICATION)
+
+
 class Task(models.Model):
     """One prompt and the completions to be ranked."""
 
@@ -222,6 +237,8 @@ class Task(models.Model):
     reason = models.CharField(max_length=200, blank=True)  # why it was queued, e.g. "round 2"
     propensity = models.FloatField(default=1.0)  # chance with which the sampler of tasks chose it
     batch = models.CharField(max_length=64, blank=True, db_index=True)  # names what queued it, e.g. a round, by value
+    # The task whose answers this one asks about again: of a repeat, an adjudication, a known answer made from a task.
+    source = models.ForeignKey("self", on_delete=models.CASCADE, null=True, blank=True, related_name="asked_again")
     created_at = models.DateTimeField(auto_now_add=True)
     closed_at = models.DateTimeField(null=True, blank=True)  # withdrawn from the queue
 
@@ -253,6 +270,16 @@ class TaskCompletion(models.Model):
             models.UniqueConstraint(fields=["task", "completion"], name="task_completion_once"),
             models.UniqueConstraint(fields=["task", "position"], name="task_position_once"),
         ]
+
+
+class KnownAnswer(models.Model):
+    """What the order of a gold task should be. It never reaches an annotator's page and never trains."""
+
+    task = models.OneToOneField(Task, on_delete=models.CASCADE, related_name="known_answer")
+    order = models.JSONField()  # [[completion id, …], …], best first, as in a ranking
+    explanation = models.TextField(blank=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
 
 
 class SlotState(models.TextChoices):
@@ -323,12 +350,50 @@ class Assignment(models.Model):
         return self.state == AssignmentState.LEASED and self.lease_expires_at <= now
 
 
+class Withdrawal(models.Model):
+    """One person's judgments of a period, taken out of use together. Nothing is deleted: it can be reversed."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="withdrawals")
+    annotator = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    since = models.DateTimeField(null=True, blank=True)  # none: from the beginning
+    until = models.DateTimeField(null=True, blank=True)  # not included; none: up to now
+    reason = models.CharField(max_length=500, blank=True)
+    count = models.PositiveIntegerField()  # rankings that were in use or held back until then
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    reversed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    reversed_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+
 class Source(models.TextChoices):
     ANNOTATOR = "annotator", _("person")
     SIMULATED = "simulated", _("simulated")
     IMPORT = "import", _("imported")
     CHAT = "chat", _("chat")
     AI = "ai", _("AI")
+
+
+class RankingQuerySet(models.QuerySet):
+    def in_use(self):
+        """The newest versions that count: within the overlap, neither withdrawn nor held back."""
+        return self.filter(is_current=True, is_counted=True, is_held=False, withdrawn_at=None)
+
+    def without_settled(self):
+        """Less those of tasks that a reviewer has settled: such a task speaks by the reviewer's ranking alone."""
+        settled = Ranking.objects.in_use().filter(
+            task__purpose=Purpose.ADJUDICATION, task__source=models.OuterRef("task_id")
+        )
+        return self.exclude(models.Exists(settled))
+
+    def trainable(self):
+        """What a training snapshot takes."""
+        return self.in_use().filter(task__purpose__in=TRAINING_PURPOSES).without_settled()
 
 
 class Ranking(models.Model):
@@ -346,6 +411,7 @@ class Ranking(models.Model):
     version = models.PositiveIntegerField(default=1)
     is_current = models.BooleanField(default=True)  # the newest version; the only column that an edit changes
     is_counted = models.BooleanField(default=True)  # false: surplus, kept but not one of the overlap
+    is_held = models.BooleanField(default=False)  # made under quarantine: kept, not in use until a reviewer decides
     order = models.JSONField()  # [[completion id, …], …], identical completions included
     unranked = models.JSONField(default=list)
     none_acceptable = models.BooleanField(default=False)
@@ -359,7 +425,12 @@ class Ranking(models.Model):
     prompt_set_version = models.PositiveIntegerField()
     weight = models.FloatField(default=1.0)
     withdrawn_at = models.DateTimeField(null=True, blank=True)
+    withdrawal = models.ForeignKey(
+        Withdrawal, on_delete=models.SET_NULL, null=True, blank=True, related_name="rankings"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = RankingQuerySet.as_manager()
 
     class Meta:
         ordering = ["created_at"]
@@ -412,6 +483,50 @@ class Snapshot(models.Model):
 
     def __str__(self):
         return f"{self.project} snapshot {self.number}"
+
+
+class SuspicionState(models.TextChoices):
+    OPEN = "open", _("to be decided")
+    CLEARED = "cleared", _("cleared")
+    CONFIRMED = "confirmed", _("confirmed")
+
+
+class Suspicion(models.Model):
+    """Why a member is under quarantine, and what a reviewer decided."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    membership = models.ForeignKey(Membership, on_delete=models.CASCADE, related_name="suspicions")
+    # [{"check", "value", "usual", "tasks", "partner": user id or null}], as suspicion.Reading; [] if a reviewer's own
+    reasons = models.JSONField(default=list)
+    note = models.CharField(max_length=500, blank=True)
+    state = models.CharField(max_length=16, choices=SuspicionState.choices, default=SuspicionState.OPEN)
+    created_at = models.DateTimeField(auto_now_add=True)
+    decided_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    decided_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["membership"], condition=Q(state="open"), name="suspicion_one_open_a_member"
+            )
+        ]
+
+
+class QualityReport(models.Model):
+    """What was last computed about a project's judgments: people's, or simulated ones. A cache that may be deleted."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="quality_reports")
+    simulated = models.BooleanField()
+    fingerprint = models.CharField(max_length=100)  # of the judgments: when it changes, the report is out of date
+    figures = models.JSONField()  # as reports.compute describes
+    seconds = models.FloatField()  # what computing it took
+    computed_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["project", "simulated"], name="quality_report_once")]
 
 
 class AuditEvent(models.Model):

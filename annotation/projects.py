@@ -25,6 +25,9 @@ SETTINGS = (
     "lease_seconds",
     "daily_goal",
     "ranking_form",
+    "gold_share",
+    "repeat_share",
+    "weigh_annotators",
 )
 MAX_GUIDELINE = 200_000  # characters
 
@@ -116,6 +119,10 @@ def check_project(project):
             raise ValidationError(
                 {name: _("must be a whole number from %(low)d to %(high)d.") % {"low": low, "high": high}}
             )
+    for name in ("gold_share", "repeat_share"):
+        value = getattr(project, name)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 0.5:
+            raise ValidationError({name: _("must be a share from 0 to 0.5.")})
     project.full_clean()
     if project.slug in RESERVED_SLUGS:
         raise ValidationError({"slug": _("is reserved; choose another.")})

@@ -3,89 +3,45 @@
 People's and simulated judgments are never mixed: each figure is about one or the other.
 """
 
-import math
 from collections import defaultdict
-from itertools import combinations
+from datetime import timedelta
 from statistics import median
 
 from django.db.models import Count, Max, Q
 from django.utils import timezone
 
+from annotation import agreement, judgments
+from annotation.agreement import clustered_share, places_of
 from annotation.models import (
     Assignment,
     AssignmentState,
     Membership,
     Purpose,
+    QualityReport,
     Ranking,
-    Source,
     TaskCompletion,
 )
 
-Z = 1.959964  # 95%
+TRUSTED_AGE = timedelta(seconds=60)  # of a stored report, before a page asks whether it is still true
 
 
-def counted(project, *, simulated):
-    rankings = Ranking.objects.filter(task__project=project, is_current=True, is_counted=True, withdrawn_at=None)
-    if simulated:
-        return rankings.filter(source=Source.SIMULATED)
-    return rankings.exclude(source=Source.SIMULATED)
-
-
-def clustered_share(clusters):
-    """(share, low, high) of successes over trials, 95%, or three times None.
-
-    clusters: (successes, trials) of each independent unit, such as a prompt; trials within one are not independent.
-    A Wilson interval on as many trials as would give the ratio estimator's variance if they were independent.
-    """
-    clusters = [(successes, trials) for successes, trials in clusters if trials]
-    total = sum(trials for _successes, trials in clusters)
-    if not total:
-        return None, None, None
-    share = sum(successes for successes, _trials in clusters) / total
-    count = len(clusters)
-    effective = float(count)
-    if count > 1 and 0 < share < 1:
-        spread = sum((successes - share * trials) ** 2 for successes, trials in clusters)
-        variance = spread / total**2 * count / (count - 1)
-        # Fewer than one unit a cluster or more than all trials would be chance, not knowledge.
-        effective = min(max(share * (1 - share) / variance, 1.0), float(total)) if variance > 0 else float(count)
-    centre = (share + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
-    half = Z / (1 + Z**2 / effective) * math.sqrt(share * (1 - share) / effective + Z**2 / (4 * effective**2))
-    return share, max(0.0, centre - half), min(1.0, centre + half)
-
-
-def places(order):
-    """{completion id: index of its tie group}"""
-    return {completion_id: index for index, group in enumerate(order) for completion_id in group}
+def stored_report(project, *, simulated):
+    """The report that the reconciler keeps, or None where there is none, or where it has stopped keeping it."""
+    report = QualityReport.objects.filter(project=project, simulated=simulated).first()
+    if report is None:
+        return None
+    age = timezone.now() - report.computed_at
+    if age < max(TRUSTED_AGE, 30 * timedelta(seconds=report.seconds)):
+        return report
+    return report if report.fingerprint == judgments.fingerprint(project, simulated=simulated) else None
 
 
 def pairwise_agreement(project, *, simulated=False):
-    """How often two annotators put a pair of answers in the same order, where both prefer one of the two.
-
-    {"agreement", "low", "high", "pairs"}: share and 95% interval (by task), or None; pairs compared.
-    """
-    by_task = defaultdict(list)
-    repeated = (
-        counted(project, simulated=simulated)
-        .filter(task__overlap__gt=1)
-        .order_by("task_id", "created_at")
-        .values_list("task_id", "annotator_id", "order")
-    )
-    for task_id, annotator_id, order in repeated.iterator(chunk_size=1000):
-        by_task[task_id].append((annotator_id, places(order)))
-    clusters = []
-    for judgments in by_task.values():
-        same = trials = 0
-        for (first, one), (second, other) in combinations(judgments, 2):
-            if first == second:
-                continue
-            for a, b in combinations(sorted(one.keys() & other.keys()), 2):
-                if one[a] != one[b] and other[a] != other[b]:
-                    trials += 1
-                    same += (one[a] < one[b]) == (other[a] < other[b])
-        clusters.append((same, trials))
-    share, low, high = clustered_share(clusters)
-    return {"agreement": share, "low": low, "high": high, "pairs": sum(trials for _same, trials in clusters)}
+    """How far two people agree, as agreement.pairwise_agreement; at most a minute old."""
+    report = stored_report(project, simulated=simulated)
+    if report:
+        return report.figures["agreement"]
+    return agreement.pairwise_agreement(judgments.read_judgments(project, simulated=simulated))
 
 
 def win_rate(project, *, new_digest, old_digest, simulated=False):
@@ -93,7 +49,7 @@ def win_rate(project, *, new_digest, old_digest, simulated=False):
 
     {"win_rate", "low", "high", "pairs"}: share and 95% interval (by prompt), or None; pairs compared.
     """
-    judged = counted(project, simulated=simulated).filter(task__purpose=Purpose.EVAL)
+    judged = judgments.in_use(project, simulated=simulated).filter(task__purpose=Purpose.EVAL)
     entries = TaskCompletion.objects.filter(
         task__project=project,
         task__purpose=Purpose.EVAL,
@@ -106,7 +62,7 @@ def win_rate(project, *, new_digest, old_digest, simulated=False):
     rows = judged.order_by().values_list("task_id", "task__prompt__digest", "order")
     for task_id, prompt_digest, order in rows.iterator(chunk_size=1000):
         new, old = sides.get(task_id, ((), ()))
-        place = places(order)
+        place = places_of(order)
         for ours in new:
             for theirs in old:
                 if ours in place and theirs in place:

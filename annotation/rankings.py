@@ -7,11 +7,19 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from annotation import messages
+from annotation import hidden, messages
 from annotation.assignment import Conflict, NotYours, end_lease, lock_own
 from annotation.audit import record_event
-from annotation.demonstrations import author_source
-from annotation.models import AssignmentState, Guideline, Ranking, Slot, SlotState, TaskCompletion
+from annotation.models import (
+    AssignmentState,
+    Guideline,
+    Membership,
+    Ranking,
+    Slot,
+    SlotState,
+    Source,
+    TaskCompletion,
+)
 from annotation.projects import ranking_form
 
 __all__ = ["Conflict", "NotYours", "RankingError", "submit_ranking", "withdraw_ranking"]
@@ -229,27 +237,41 @@ def add_version(assignment, annotator, client_id, body_sha256, judgment, source)
     guideline_version = (
         Guideline.objects.filter(project=task.project_id).order_by("-version").values_list("version", flat=True).first()
     )
+    is_simulated, is_quarantined = standing_of(task.project, annotator)
     return Ranking.objects.create(
         task=task,
         assignment=assignment,
         annotator=annotator,
-        source=author_source(task.project, annotator, source),
+        source=Source.SIMULATED if is_simulated else source or Source.ANNOTATOR,
         client_id=client_id,
         body_sha256=body_sha256,
         version=before.version + 1 if before else 1,
         is_counted=is_counted,
+        # A change is held back like what it changes, or because of what was found out since.
+        is_held=is_quarantined or (before is not None and before.is_held),
         presented_order=assignment.presented_order,
         guideline_version=guideline_version or 0,
         prompt_set_version=task.prompt.prompt_set.version,
         # A change does not bring back what was withdrawn.
         withdrawn_at=before.withdrawn_at if before else None,
+        withdrawal=before.withdrawal if before else None,
         **judgment,
     )
 
 
+def standing_of(project, annotator):
+    """(whether this person's judgments are simulated, whether new ones are held back until a reviewer decides)."""
+    found = (
+        Membership.objects.filter(project=project, user=annotator).values_list("simulated", "quarantined_at").first()
+    )
+    simulated, quarantined_at = found or (False, None)
+    return simulated, quarantined_at is not None
+
+
 def hand_in(assignment):
     """Whether the judgment counts: while the lease is held, or nobody took the slot since it ended; else surplus."""
-    held = {AssignmentState.LEASED: SlotState.LEASED, AssignmentState.EXPIRED: SlotState.OPEN}.get(assignment.state)
+    vacant = hidden.vacant_state(assignment.task)
+    held = {AssignmentState.LEASED: SlotState.LEASED, AssignmentState.EXPIRED: vacant}.get(assignment.state)
     if held and Slot.objects.filter(pk=assignment.slot_id, state=held).update(state=SlotState.DONE) == 1:
         end_lease(assignment, AssignmentState.SUBMITTED)
         return True

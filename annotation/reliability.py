@@ -21,8 +21,8 @@ from annotation.suspicion import GOLD
 
 GOLD_RELIABILITY = 0.99
 START = 0.9  # near 1/2 the fit would not know which side is the crowd's
-SCORE_DEVIATION = 1.5  # of the prior of a score
-PRIOR_COMPARISONS = 10  # how many comparisons the prior of a reliability is worth
+SCORE_DEVIATION = 2.5  # of the prior of a score
+PRIOR_COMPARISONS = 5  # how many comparisons the prior of a reliability is worth
 STEPS = 12
 LEAST_TASKS = 8  # shared with others before a weight may differ from 1
 
@@ -54,7 +54,8 @@ def fit_reliabilities(judgments, *, distrusted=()):
     agree with each other would else prop itself up.
 
     Annotator k puts i before j with the chance eta_k sigma(s_i - s_j) + (1 - eta_k) sigma(s_j - s_i): eta 1 follows
-    the scores, 1/2 is a coin, 0 reverses them. Scores by L-BFGS given eta and eta by EM given scores take turns.
+    the scores, 1/2 is a coin, 0 reverses them. Scores by L-BFGS given eta and eta by Newton's method
+    given scores take turns.
     """
     own, others, judges, shared, n_items = encode(judgments)
     if not len(own.winner):
@@ -124,19 +125,23 @@ def fit_scores(comparisons, eta, start):
 
 
 def fit_eta(comparisons, scores, eta, crowd):
-    """Reliabilities (judges,) given scores: EM, whose hidden fact is whether a comparison followed the scores.
+    """Reliabilities (judges,) given scores, by Newton's method: the likelihood is concave in each eta by itself.
 
     crowd: (judges,) those whose median the prior is centred on.
     """
-    ahead = expit(scores[comparisons.winner] - scores[comparisons.loser])
-    count = np.bincount(comparisons.judge, comparisons.weight, len(eta))
     usual = float(np.median(eta[crowd])) if crowd.any() else START
-    for _step in range(20):
-        followed = eta[comparisons.judge] * ahead
-        followed = followed / (followed + (1 - eta[comparisons.judge]) * (1 - ahead))
-        total = np.bincount(comparisons.judge, comparisons.weight * followed, len(eta))
-        eta = (total + PRIOR_COMPARISONS * usual) / (count + PRIOR_COMPARISONS)
-    return eta
+    above, below = PRIOR_COMPARISONS * usual, PRIOR_COMPARISONS * (1 - usual)
+    trust = 2 * eta - 1
+    # The chance of a comparison is (1 + trust lead) / 2.
+    lead = 2 * expit(scores[comparisons.winner] - scores[comparisons.loser]) - 1
+    for _step in range(15):
+        share = lead / (1 + trust[comparisons.judge] * lead)
+        slope = np.bincount(comparisons.judge, comparisons.weight * share, len(eta))
+        slope += above / (1 + trust) - below / (1 - trust)
+        bend = np.bincount(comparisons.judge, comparisons.weight * share**2, len(eta))
+        bend += above / (1 + trust) ** 2 + below / (1 - trust) ** 2
+        trust = np.clip(trust + slope / bend, -0.999, 0.999)
+    return (1 + trust) / 2
 
 
 def weights(reliabilities):

@@ -30,6 +30,9 @@ class ProjectInput(StrictSerializer):
     lease_seconds = serializers.IntegerField(required=False, min_value=10, max_value=7 * 24 * 3600)
     daily_goal = serializers.IntegerField(required=False, min_value=1, max_value=100_000)
     ranking_form = serializers.JSONField(required=False)
+    gold_share = serializers.FloatField(required=False, min_value=0, max_value=0.5)
+    repeat_share = serializers.FloatField(required=False, min_value=0, max_value=0.5)
+    weigh_annotators = serializers.BooleanField(required=False)
 
 
 class ProjectChange(ProjectInput):
@@ -78,6 +81,11 @@ class TaskInput(StrictSerializer):
     reason = serializers.CharField(max_length=200, required=False, allow_blank=True, default="")
     propensity = serializers.FloatField(required=False, default=1.0)
     batch = serializers.CharField(max_length=64, required=False, allow_blank=True, default="")
+    known_answer = serializers.JSONField(
+        required=False,
+        help_text=_("For purpose gold: what the order should be, [[id, …], …]. Nobody asked ever sees it."),
+    )
+    explanation = serializers.CharField(required=False, allow_blank=True, max_length=20_000)
 
 
 class DemonstrationInput(StrictSerializer):
@@ -129,6 +137,9 @@ def project_object(project, role):
         "lease_seconds": project.lease_seconds,
         "daily_goal": project.daily_goal,
         "ranking_form": project.ranking_form,
+        "gold_share": project.gold_share,
+        "repeat_share": project.repeat_share,
+        "weigh_annotators": project.weigh_annotators,
         "created_at": project.created_at,
         "role": role,
     }

@@ -15,6 +15,7 @@ from django.db import transaction
 from django.db.models import Max
 from django.utils.translation import gettext as _
 
+from annotation import reports
 from annotation.audit import record_event
 from annotation.formats import demonstrations, prompts
 from annotation.formats.native import ranking_object
@@ -27,7 +28,7 @@ from annotation.formats.selection import (
     to_line,
 )
 from annotation.messages import sha256_of_json
-from annotation.models import Project, Purpose, Snapshot, Source
+from annotation.models import TRAINING_PURPOSES, Project, Purpose, Snapshot, Source
 
 SCHEMA = "plumbline.snapshot/1"
 MEASURING = (Purpose.EVAL, Purpose.GOLD)
@@ -42,8 +43,11 @@ def snapshot_path(snapshot):
     return Path(settings.PLUMBLINE_DATA_DIR) / snapshot.uri
 
 
-def freeze(project, *, created_by=None, include_simulated=True, purposes=(Purpose.TRAIN,)):
-    """A new Snapshot of all current, counted judgments, the demonstrations and the prompts. Raises SnapshotError."""
+def freeze(project, *, created_by=None, include_simulated=True, purposes=TRAINING_PURPOSES):
+    """A new Snapshot of all judgments in use, the demonstrations and the prompts. Raises SnapshotError.
+
+    Where the project weighs, a ranking's weight is its annotator's reliability (reliability.py).
+    """
     purposes = tuple(str(purpose) for purpose in purposes)
     check_purposes(purposes)
     selection = JudgmentFilter(purposes=purposes, simulated="include" if include_simulated else "exclude")
@@ -78,8 +82,10 @@ def check_purposes(purposes):
 def write_files(project, selection, directory):
     """The manifest of the files written, itself written last."""
     counts = {"rankings": 0, "rankings_simulated": 0, "comparisons": 0, "annotators": 0}
+    weights = reports.training_weights(project)
+    lines = ranking_lines(project, selection, counts, weights)
     files = {
-        "rankings.jsonl": write_file(directory / "rankings.jsonl", ranking_lines(project, selection, counts)),
+        "rankings.jsonl": write_file(directory / "rankings.jsonl", lines),
         "demonstrations.jsonl": write_file(
             directory / "demonstrations.jsonl", demonstrations.write_demonstrations(project, selection)
         ),
@@ -91,6 +97,7 @@ def write_files(project, selection, directory):
         "schema": SCHEMA,
         "project": project.slug,
         "filters": {"purposes": list(selection.purposes), "include_simulated": selection.simulated == "include"},
+        "weights": "reliability" if project.weigh_annotators else "none",
         "counts": counts,
         "files": files,
     }
@@ -100,7 +107,7 @@ def write_files(project, selection, directory):
     return manifest
 
 
-def ranking_lines(project, selection, counts):
+def ranking_lines(project, selection, counts, weights):
     """The native lines; fills `counts` on the way."""
     pseudonyms = read_pseudonyms(project)
     annotators = set()
@@ -110,7 +117,8 @@ def ranking_lines(project, selection, counts):
         counts["comparisons"] += sum(1 for _pair in comparisons(ranking.order))
         annotators.add(ranking.annotator_id)
         counts["annotators"] = len(annotators)
-        yield to_line(ranking_object(ranking, pseudonym_of(project, pseudonyms, ranking.annotator_id)))
+        pseudonym = pseudonym_of(project, pseudonyms, ranking.annotator_id)
+        yield to_line(ranking_object(ranking, pseudonym, weight=weights.get(ranking.annotator_id, 1.0)))
 
 
 def write_file(path, texts):

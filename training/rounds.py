@@ -21,7 +21,7 @@ from django.utils.translation import gettext as _
 
 from annotation import snapshots
 from annotation.audit import record_event
-from annotation.models import Prompt, Purpose, Ranking
+from annotation.models import Prompt, Ranking
 from training import checkpoints, generation, plans, runs
 from training.models import (
     ACTIVE_ROUND_STATES,
@@ -384,13 +384,7 @@ def figures(round):
 
 def training_rankings(project):
     """Rankings that a snapshot for training takes."""
-    return Ranking.objects.filter(
-        task__project=project,
-        task__purpose=Purpose.TRAIN,
-        is_current=True,
-        is_counted=True,
-        withdrawn_at=None,
-    )
+    return Ranking.objects.trainable().filter(task__project=project)
 
 
 def refuse_too_few(project):

@@ -20,7 +20,8 @@ def write_rankings(project, selection):
         yield to_line(ranking_object(ranking, pseudonym_of(project, pseudonyms, ranking.annotator_id)))
 
 
-def ranking_object(ranking, pseudonym):
+def ranking_object(ranking, pseudonym, *, weight=1.0):
+    """weight: of the annotator, times which the ranking's own stands in the file."""
     task, prompt = ranking.task, ranking.task.prompt
     return {
         "schema": SCHEMA,
@@ -46,7 +47,7 @@ def ranking_object(ranking, pseudonym):
         "unranked": ranking.unranked,
         "none_acceptable": ranking.none_acceptable,
         "strength": ranking.strength,
-        "weight": ranking.weight,
+        "weight": ranking.weight * weight,
         "ratings": ordered(ranking.ratings),
         "flags": ordered(ranking.flags),
         "rationale": ranking.rationale,

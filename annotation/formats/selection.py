@@ -9,8 +9,6 @@ from annotation.models import Membership, Purpose, Ranking, Source, TaskCompleti
 from annotation.projects import fallback_pseudonym
 
 CHUNK = 200
-# What may train. Judgments of purpose eval and gold measure; practice is not meant.
-TRAINING_PURPOSES = (Purpose.TRAIN, Purpose.REPEAT, Purpose.ADJUDICATION)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +39,12 @@ def ordered(value):
 
 def select_rankings(project, selection, *, purposes=None):
     """Current, counted rankings that were not withdrawn, with their task, prompt and completions loaded."""
-    rankings = Ranking.objects.filter(
-        task__project=project, is_current=True, is_counted=True, withdrawn_at=None
-    ).order_by("created_at", "pk")
+    rankings = Ranking.objects.in_use().filter(task__project=project).order_by("created_at", "pk")
     purposes = selection.purposes or purposes
     if purposes:
         rankings = rankings.filter(task__purpose__in=purposes)
+        if Purpose.ADJUDICATION in purposes:
+            rankings = rankings.without_settled()
     return (
         filter_simulated(rankings, selection.simulated)
         .select_related("task__prompt__prompt_set")

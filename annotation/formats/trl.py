@@ -1,7 +1,6 @@
 """TRL preference data: one comparison a line, in chat form or as plain text. Only what may train."""
 
 from annotation.formats.selection import (
-    TRAINING_PURPOSES,
     comparisons,
     completions_by_id,
     ordered,
@@ -9,6 +8,7 @@ from annotation.formats.selection import (
     to_line,
 )
 from annotation.messages import message_text
+from annotation.models import TRAINING_PURPOSES
 
 
 def read_comparisons(project, selection):

@@ -3,8 +3,9 @@
 A score is the overall rating where one was given, else the place in the order: the best of n tie groups has n.
 """
 
-from annotation.formats.selection import TRAINING_PURPOSES, completions_by_id, read_rankings, to_line
+from annotation.formats.selection import completions_by_id, read_rankings, to_line
 from annotation.messages import message_text
+from annotation.models import TRAINING_PURPOSES
 
 
 def write_prompts(project, selection):

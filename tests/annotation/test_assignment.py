@@ -223,7 +223,7 @@ def test_it_claims_by_the_queue_index_without_sorting(project, annotator, task):
 
 
 def test_it_claims_with_few_queries(project, annotator, task, django_assert_max_num_queries):
-    with django_assert_max_num_queries(10):
+    with django_assert_max_num_queries(11):
         lease = assignment.next_assignment(project, annotator=annotator)
     with django_assert_max_num_queries(12):
         submit(lease, annotator)

@@ -111,6 +111,8 @@ def test_it_saves_settings_and_questions(client_for, admin, project):
         "overlap": 2,
         "lease_seconds": 600,
         "daily_goal": 10,
+        "gold_share": 0.2,
+        "repeat_share": 0,
         "overall": "on",
         "axes": "Helpful\nkind: Kind to children",
         "flags": "spam: Is spam",
@@ -118,6 +120,7 @@ def test_it_saves_settings_and_questions(client_for, admin, project):
     assert client.post(url("settings"), body).status_code == 302
     project.refresh_from_db()
     assert (project.overlap, project.completions_per_task) == (2, 3)
+    assert (project.gold_share, project.repeat_share, project.weigh_annotators) == (0.2, 0, False)
     form = projects.ranking_form(project)
     assert form["overall"] is True
     assert form["axes"] == [{"key": "helpful", "label": "Helpful"}, {"key": "kind", "label": "Kind to children"}]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from annotation import assignment, demonstrations, projects, rankings, snapshots
+from annotation import assignment, demonstrations, known_answers, projects, rankings, snapshots
 from annotation.messages import canonical_json
 from annotation.models import Membership, Ranking, Snapshot
 from training.engine import data
@@ -77,14 +77,18 @@ def test_it_is_what_the_engine_reads(project, annotator, make_tasks):
 
 
 def test_it_leaves_out_what_must_not_train(
-    project, annotator, second_annotator, reviewer, admin, make_prompts, make_task
+    project, annotator, second_annotator, reviewer, admin, make_prompts, make_task, monkeypatch
 ):
     prompts = make_prompts("1", "2", "3", "4", "5")
     make_task(prompts[0], purpose="eval", priority=9)
-    make_task(prompts[1], purpose="gold", priority=8)
     judge(project, annotator, "eval")
-    judge(project, annotator, "gold")
+    check = make_task(prompts[1], purpose="gold")
+    ids = [[str(entry.completion_id)] for entry in check.entries.all()]
+    known_answers.set_known_answer(check, order=ids, actor=admin)
     make_task(prompts[2], priority=7)
+    monkeypatch.setattr(assignment.random_source, "random", lambda: 0.0)
+    assert judge(project, annotator, "gold").task == check
+    monkeypatch.setattr(assignment.random_source, "random", lambda: 1.0)
     rankings.withdraw_ranking(judge(project, annotator, "withdrawn"), actor=admin)
     make_task(prompts[3], priority=6)
     late = assignment.next_assignment(project, annotator=annotator)

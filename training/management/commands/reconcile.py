@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand
 from django.db import close_old_connections
 from django.utils.translation import gettext_lazy as _
 
-from annotation import assignment
+from annotation import assignment, reports
 from training import rounds, runs
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Command(BaseCommand):
 
 
 def reconcile():
-    for put_right in (runs.reconcile, rounds.reconcile, assignment.expire_leases):
+    for put_right in (runs.reconcile, rounds.reconcile, assignment.expire_leases, reports.refresh_due):
         try:
             put_right()
         except Exception:
