@@ -308,10 +308,11 @@ def test_it_makes_one_step_of_eight_micro_batches_or_one(world, monkeypatch, val
 
 def test_it_passes_over_a_minibatch_by_length(monkeypatch):
     monkeypatch.setattr(data, "CPU_PASS_TOKENS", 20)
-    minibatch, lengths = torch.tensor([7, 2, 5, 0, 3]), torch.tensor([4, 9, 5, 10, 6])
+    minibatch, lengths = [7, 2, 5, 0, 3], [10, 1, 9, 6, 1, 5, 1, 4]  # lengths: of every row of the rollout
     # two of 10 and 9 are padded to 20 tokens; three of 6, 5 and 4 to 18
-    assert [rows.tolist() for rows in ppo.passes(minibatch, lengths, 0)] == [[0, 2], [3, 5, 7]]
-    assert [rows.tolist() for rows in ppo.passes(minibatch, lengths, 2)] == [[7, 5], [3, 2], [0]]
+    assert ppo.passes(minibatch, lengths, 0, is_cuda=False) == [[0, 2], [3, 5, 7]]
+    assert ppo.passes(minibatch, lengths, 2, is_cuda=False) == [[7, 5], [3, 2], [0]]
+    assert ppo.passes(minibatch, lengths, 0, is_cuda=True) == [[7, 5, 3, 2, 0]]
 
 
 def test_it_reads_adam_epsilon_from_the_optimizer_itself(world):
@@ -586,7 +587,7 @@ def test_it_makes_minibatches_anew_in_every_pass(tmp_path, world, monkeypatch):
     loss = ppo.ppo_loss
 
     def record(players, part, drawn, advantages, returns, rows, settings, denominator, is_warmup):
-        orders.append(tuple(sorted(rows.tolist())))
+        orders.append(tuple(sorted(rows)))
         # A step's mean is over its own tokens, whatever the rest of the rollout holds.
         assert denominator == drawn.trajectories.action_mask[rows].sum()
         return loss(players, part, drawn, advantages, returns, rows, settings, denominator, is_warmup)

@@ -136,17 +136,17 @@ def test_it_reads_each_action_off_the_position_before_it():
     # rows: prompt 5 6, completion 7 8 | prompt 5, completion 9
     trajectories = rollout.collate([[5, 6], [5]], [[7, 8], [9]], pad_id=0)
     assert trajectories.input_ids.tolist() == [[5, 6, 7, 8], [5, 9, 0, 0]]
-    # row 0: columns 1 and 2 of 4; row 1: column 0 -> 4
-    assert trajectories.positions.tolist() == [1, 2, 4]
-    hidden = torch.arange(8.0).reshape(2, 4, 1)
-    assert trajectories.spread(rollout.at_actions(hidden, trajectories))[..., 0].tolist() == [[1, 2], [4, 0]]
+    assert trajectories.tokens.tolist() == [5, 6, 7, 8, 5, 9]
+    assert trajectories.decisions.tolist() == [1, 2, 4]
+    hidden = torch.arange(6.0)[:, None].index_select(0, trajectories.decisions)
+    assert trajectories.spread(hidden)[..., 0].tolist() == [[1, 2], [4, 0]]
 
 
 def test_it_takes_rows_and_trims_them():
     prompts, completions = [[5, 6], [5], [5, 6, 7]], [[7, 8], [9], [1, 2, 3, 4]]
-    taken = rollout.collate(prompts, completions, pad_id=0).take(torch.tensor([1, 0]))
+    taken = rollout.collate(prompts, completions, pad_id=0).take([1, 0])
     alone = rollout.collate([prompts[1], prompts[0]], [completions[1], completions[0]], pad_id=0)
-    for name in ("input_ids", "attention_mask", "actions", "action_mask", "positions"):
+    for name in ("input_ids", "attention_mask", "actions", "action_mask", "tokens", "decisions"):
         assert torch.equal(getattr(taken, name), getattr(alone, name)), name
 
 

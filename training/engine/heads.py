@@ -50,6 +50,10 @@ class RewardModel(nn.Module):
         hidden = self.trunk.hidden(input_ids, attention_mask)
         return self.head(hidden).float() + self.score_shift
 
+    def values_packed(self, input_ids, layout, places):
+        """(n,) scores of the prefixes that end in `places` of a packing.Layout; input_ids (N,)."""
+        return self.head(self.trunk.hidden_packed(input_ids, layout, places)).float() + self.score_shift
+
     def score_at_end(self, hidden, attention_mask):
         """(B,) scores from the trunk's hidden states (B, T, D), at the last token that is not padding."""
         order = torch.arange(hidden.shape[1], device=hidden.device)

@@ -91,11 +91,11 @@ class Players:
         return scorer.Scores(*(None if x is None else self.compute.merge(x, len(samples)) for x in scores))
 
     def values(self, trajectories, hidden):
-        """(B, T) values; hidden (N, D) are the policy's, which a head on its trunk reads."""
+        """(B, T) values; hidden (A, D) are the policy's, which a head on its trunk reads."""
         if self.value_network is None:
             return trajectories.spread(self.value_head(hidden).float())
-        flat = self.value_network.values(trajectories.input_ids, trajectories.attention_mask)
-        return trajectories.spread(rollout.at_actions(flat, trajectories))
+        flat = self.value_network.values_packed(trajectories.tokens, trajectories.layout, trajectories.decisions)
+        return trajectories.spread(flat)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,11 +233,10 @@ def look_at(players, trajectories, *, temperature):
     """The Look at whole trajectories, in batches by length; each rank looks at its share."""
     mask, share = trajectories.action_mask, players.compute.share
     looks = {name: torch.zeros(share(mask).shape, device=mask.device) for name in Look.__slots__}
-    lengths = share(trajectories.attention_mask).sum(1).tolist()
-    numbers = share(torch.arange(len(mask), device=mask.device))
+    numbers = share(range(len(mask)))
     most = LOOK_TOKENS_GPU if mask.is_cuda else data.CPU_PASS_TOKENS
-    for rows in data.batches_by_length(lengths, most_tokens=most):
-        part = trajectories.take(numbers[rows])
+    for rows in data.batches_by_length(share(trajectories.lengths), most_tokens=most):
+        part = trajectories.take([numbers[row] for row in rows])
         with players.compute.autocast():
             hidden = rollout.action_hidden(players.policy, part)
             logits = players.policy.project(hidden)
@@ -256,17 +255,18 @@ def update(players, trainers, drawn, advantages, returns, settings, iteration, *
     steps_per_epoch = settings.batch_size // settings.minibatch_size
     step = iteration * settings.ppo_epochs * steps_per_epoch
     total_steps = settings.iterations * settings.ppo_epochs * steps_per_epoch
-    lengths = drawn.trajectories.attention_mask.sum(1)
+    lengths, actions = drawn.trajectories.lengths, drawn.trajectories.completion_lengths
+    is_cuda = drawn.values.is_cuda
     first_log_ratio = None
     for epoch in range(settings.ppo_epochs):
         generator = torch.Generator().manual_seed(derive_seed(seed, "minibatches", iteration, epoch))
-        order = torch.randperm(settings.batch_size, generator=generator).to(lengths.device)
-        for number, minibatch in enumerate(order.split(settings.minibatch_size)):
+        order = torch.randperm(settings.batch_size, generator=generator)
+        for number, minibatch in enumerate(order.view(-1, settings.minibatch_size).tolist()):
             # Over the whole step, or the tokens of short completions would weigh more in small micro-batches.
-            denominator = drawn.trajectories.action_mask[minibatch].sum()
+            denominator = sum(actions[row] for row in minibatch)
             found = {}
             mine = players.compute.share(minibatch)
-            for rows in passes(mine, lengths[mine], settings.micro_batch_size):
+            for rows in passes(mine, lengths, settings.micro_batch_size, is_cuda=is_cuda):
                 part = drawn.trajectories.take(rows)
                 loss, parts = ppo_loss(
                     players, part, drawn, advantages, returns, rows, settings, denominator, is_warmup
@@ -274,7 +274,8 @@ def update(players, trainers, drawn, advantages, returns, settings, iteration, *
                 loss.backward()
                 for name, value in parts.items():
                     found[name] = found.get(name, 0.0) + value
-            found = players.compute.total({name: value.item() for name, value in found.items()})
+            found = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))  # one wait for the device
+            found = players.compute.total(found)
             require_finite(found, iteration + 1, batch=number)
             log_ratio = found.pop("log_ratio")
             first_log_ratio = log_ratio if first_log_ratio is None else first_log_ratio
@@ -289,19 +290,25 @@ def update(players, trainers, drawn, advantages, returns, settings, iteration, *
     return {**means, "first_log_ratio": first_log_ratio}
 
 
-def passes(minibatch, lengths, size):
-    """The rows of a minibatch in passes of like length: `size` rows each, or where that is 0 as suits the device."""
-    if size or minibatch.is_cuda:
-        return minibatch[lengths.argsort(stable=True)].split(size or len(minibatch))
-    found = data.batches_by_length(lengths.tolist(), most_tokens=data.CPU_PASS_TOKENS)
-    return [minibatch[torch.tensor(places)] for places in found]
+def passes(minibatch, lengths, size, *, is_cuda):
+    """The rows of a minibatch in passes of like length: `size` rows each, or where that is 0 as suits the device.
+
+    lengths: tokens of every row of the rollout.
+    """
+    if size or is_cuda:
+        ordered = sorted(minibatch, key=lengths.__getitem__)
+        size = size or len(ordered)
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    found = data.batches_by_length([lengths[row] for row in minibatch], most_tokens=data.CPU_PASS_TOKENS)
+    return [[minibatch[place] for place in places] for places in found]
 
 
 def ppo_loss(players, part, drawn, advantages, returns, rows, settings, denominator, is_warmup):
     """(loss, readings) of some rows of a rollout; sums over their tokens, divided by the whole step's `denominator`."""
     mask = part.action_mask
+    rows = torch.as_tensor(rows).to(mask.device, non_blocking=True)
     old_logprobs, old_values, advantages, returns = (
-        x[rows, : mask.shape[1]] for x in (drawn.old_logprobs, drawn.values, advantages, returns)
+        x.index_select(0, rows)[:, : mask.shape[1]] for x in (drawn.old_logprobs, drawn.values, advantages, returns)
     )
     with players.compute.autocast():
         with torch.set_grad_enabled(not is_warmup):  # a warm-up trains nothing but the value

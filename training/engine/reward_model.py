@@ -12,8 +12,9 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
-from training.engine import checkpoint, data, losses, rollout, sampling, scorer
+from training.engine import checkpoint, data, losses, packing, sampling, scorer
 from training.engine.config import require_inputs
 from training.engine.distributed import Compute
 from training.engine.guards import require_finite
@@ -38,6 +39,16 @@ class Comparable:
     @property
     def rows(self):
         return [[*self.prompt, *completion] for completion in self.completions]
+
+    @property
+    def best(self):
+        """The completions of the first tie group."""
+        return [self.completions[index] for index in self.order[0]]
+
+    @property
+    def tokens(self):
+        """How many are computed: the prompt counts once."""
+        return len(self.prompt) + sum(map(len, self.completions))
 
 
 def train(config, run_dir, *, resume=None, should_stop=None):
@@ -107,32 +118,21 @@ def learn(member, batch, *, compute, lm_coef):
     loss: the ranking loss, each ranking by its weight; plus lm_coef times the language-model loss of the best ones.
     """
     weight, pairs = sum(item.weight for item in batch), len(compare(batch, "cpu").weight)
-    best_tokens = sum(len(item.completions[index]) for item in batch for index in item.order[0])
+    best_tokens = sum(len(completion) for item in batch for completion in item.best)
     batch = compute.share(batch)
     readings = dict.fromkeys(("loss", "accuracy", "lm_loss") if lm_coef else ("loss", "accuracy"), 0.0)
     if not batch:
         return compute.total(readings)
-    comparisons = compare(batch, member.device)
-    prompts = [item.prompt for item in batch for _ in item.completions]
-    completions = [completion for item in batch for completion in item.completions]
-    best = {start + index for start, item in zip(starts(batch), batch, strict=True) for index in item.order[0]}
-    passes = data.batches_by_length(
-        [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)],
-        most_tokens=BATCH_TOKENS_GPU if compute.device.type == "cuda" else data.CPU_PASS_TOKENS,
-    )
+    most = BATCH_TOKENS_GPU if compute.device.type == "cuda" else data.CPU_PASS_TOKENS
+    passes = data.batches_by_length([item.tokens for item in batch], most_tokens=most)
+    comparisons = compare([batch[index] for rows in passes for index in rows], member.device)
     scores, nats = [], []
     for rows in passes:
-        trajectories = rollout.collate(
-            [prompts[i] for i in rows], [completions[i] for i in rows], pad_id=0, device=compute.device
-        )
         with compute.autocast():
-            hidden = member.trunk.hidden(trajectories.input_ids, trajectories.attention_mask)
-            scores.append(member.score_at_end(hidden, trajectories.attention_mask))
-            if lm_coef:
-                chosen = [place for place, row in enumerate(rows) if row in best]
-                nats.append(best_nats(member, hidden, trajectories, chosen))
+            found, lm_nats = read(member, [batch[index] for index in rows], wants_nats=bool(lm_coef))
+        scores.append(found)
+        nats.append(lm_nats)
     flat = torch.cat(scores)
-    flat = flat.index_select(0, torch.tensor([row for rows in passes for row in rows], device=flat.device).argsort())
     loss = losses.ranking_loss(flat, comparisons, weight)
     readings |= {"loss": loss.item(), "accuracy": accuracy(flat, comparisons) * len(comparisons.weight) / pairs}
     if lm_coef:
@@ -143,23 +143,46 @@ def learn(member, batch, *, compute, lm_coef):
     return compute.total(readings)
 
 
-def best_nats(member, hidden, trajectories, rows):
-    """Negative log-likelihood of some rows' completions, nats, summed."""
-    if not rows:
-        return hidden.new_zeros(())
-    rows = torch.tensor(rows, device=hidden.device)
-    part = trajectories.take(rows)
-    hidden = hidden.index_select(0, rows)[:, : part.input_ids.shape[1]]
-    logits = member.trunk.project(rollout.at_actions(hidden, part))
-    return losses.language_model_loss(rollout.action_logprobs(logits, part), part.action_mask, 1.0)
+def read(member, batch, *, wants_nats):
+    """(scores of all completions of Comparables, negative log-likelihood of their best ones or None, nats, summed).
+
+    A ranking's prompt is computed once for its K completions.
+    """
+    layout = packing.Layout(
+        [len(item.prompt) for item in batch],
+        [list(map(len, item.completions)) for item in batch],
+        device=member.device,
+    )
+    parts = [part for item in batch for part in (item.prompt, *item.completions)]
+    tokens = packing.flatten(parts, device=member.device)
+    ends = layout.ends()
+    if not wants_nats:
+        return member.values_packed(tokens, layout, ends), None
+    # Tokens of the best completions, and where each is decided: the first on the prompt's last token.
+    learned = [
+        (start, start + len(item.completions[index]), layout.starts[row] + len(item.prompt) - 1)
+        for row, item in enumerate(batch)
+        for index in item.order[0]
+        for start in [layout.branch_starts[row][index]]
+    ]
+    targets = torch.tensor([place for start, end, _ in learned for place in range(start, end)])
+    places = torch.tensor([place for start, end, last in learned for place in (last, *range(start, end - 1))])
+    wanted, at = torch.cat([ends.cpu(), places]).unique(return_inverse=True)
+    wanted, at, targets = (x.to(member.device) for x in (wanted, at, targets))
+    hidden = member.trunk.hidden_packed(tokens, layout, wanted)
+    scores = member.head(hidden.index_select(0, at[: len(ends)])).float() + member.score_shift
+    logits = member.trunk.project(hidden.index_select(0, at[len(ends) :]))
+    return scores, functional.cross_entropy(logits.float(), tokens.index_select(0, targets), reduction="sum")
 
 
 def validate(members, validation, *, compute):
     """Loss and accuracy of the members' mean score on held-out rankings."""
-    rows = [row for item in validation for row in item.rows]
     with compute.autocast(), torch.no_grad():
-        scores = torch.stack([scorer.score_rows(member, compute.share(rows)) for member in members]).mean(0)
-    scores = compute.merge(scores, len(rows))
+        shared = compute.share(validation)
+        prompts, completions = [item.prompt for item in shared], [item.completions for item in shared]
+        scores = torch.stack([scorer.score_rows(member, prompts, completions) for member in members]).mean(0)
+    scores = [part.tolist() for part in scores.split([len(item.completions) for item in shared])]
+    scores = torch.tensor([score for part in compute.gather(scores, len(validation)) for score in part])
     comparisons = compare(validation, "cpu")
     loss = losses.ranking_loss(scores, comparisons, sum(item.weight for item in validation))
     return {"validation_loss": loss.item(), "validation_accuracy": accuracy(scores, comparisons)}
@@ -176,14 +199,6 @@ def compare(batch, device):
     """Comparisons of Comparables, whose completions stand one after another."""
     orders = [(len(item.completions), item.order) for item in batch]
     return losses.collate_comparisons(orders, [item.weight for item in batch], device=device)
-
-
-def starts(batch):
-    """Where each item's completions begin in the flat list."""
-    found = [0]
-    for item in batch:
-        found.append(found[-1] + len(item.completions))
-    return found[:-1]
 
 
 def fresh_member(config, number, device):

@@ -1,20 +1,24 @@
 """The arithmetic between sampling and the update: log-probs, rewards per token, advantages.
 
-Pure functions. A trajectory is a prompt and its completion, right-padded: `input_ids` (B, S). Its actions, the
-completion's tokens, stand in an array of their own, (B, T): column t of every (B, T) tensor is the completion's t-th
-token, and `action_mask` is True where there is one. What decides action t, its log-prob and its value alike, is read
-off the position before its token, so neither sees the token itself.
+Pure functions. A trajectory is a prompt and its completion, right-padded: `input_ids` (B, S); networks take the same
+tokens without padding, as a packing.Layout puts them. Its actions, the completion's tokens, stand in an array of their
+own, (B, T): column t of every (B, T) tensor is the completion's t-th token, and `action_mask` is True where there is
+one. What decides action t, its log-prob and its value alike, is read off the position before its token, so neither
+sees the token itself.
 """
 
 import dataclasses
+import functools
 import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from training.engine import packing
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Trajectories:
     """Prompts with their completions."""
 
@@ -22,22 +26,44 @@ class Trajectories:
     attention_mask: Tensor  # (B, S) bool, True = a token
     actions: Tensor  # (B, T) int64, the completions' tokens, 0 where not action_mask
     action_mask: Tensor  # (B, T) bool, True = this token counts
-    positions: Tensor  # (N,) int64, where in the flat (B * S) each of the N actions is decided
+    prompt_lengths: list[int]  # tokens, known to the host
+    completion_lengths: list[int]
+
+    @property
+    def lengths(self):
+        """Tokens of each row, prompt and completion."""
+        return [sum(pair) for pair in zip(self.prompt_lengths, self.completion_lengths, strict=True)]
+
+    @functools.cached_property
+    def layout(self):
+        """The rows without padding, N tokens."""
+        return packing.Layout(self.lengths, device=self.input_ids.device)
+
+    @functools.cached_property
+    def tokens(self):
+        """(N,) int64, the rows one after another."""
+        width = self.input_ids.shape[1]
+        places = [torch.arange(row * width, row * width + length) for row, length in enumerate(self.lengths)]
+        return self.input_ids.flatten().index_select(0, torch.cat(places).to(self.input_ids.device, non_blocking=True))
+
+    @functools.cached_property
+    def decisions(self):
+        """(A,) int64, where in `tokens` each of the A actions is decided."""
+        return packing.decisions(self.layout, self.prompt_lengths, self.completion_lengths)
 
     def take(self, rows):
-        """These rows, trimmed to their longest."""
-        attention_mask = self.attention_mask[rows]
-        action_mask = self.action_mask[rows]
-        width = int(attention_mask.sum(1).max())
-        length = int(action_mask.sum(1).max())
-        attention_mask = attention_mask[:, :width].contiguous()
-        action_mask = action_mask[:, :length].contiguous()
+        """These rows, a list of numbers, trimmed to their longest."""
+        prompts = [self.prompt_lengths[row] for row in rows]
+        completions = [self.completion_lengths[row] for row in rows]
+        width, length = max(map(sum, zip(prompts, completions, strict=True))), max(completions)
+        rows = torch.as_tensor(rows).to(self.input_ids.device, non_blocking=True)
         return Trajectories(
-            input_ids=self.input_ids[rows][:, :width].contiguous(),
-            attention_mask=attention_mask,
-            actions=self.actions[rows][:, :length].contiguous(),
-            action_mask=action_mask,
-            positions=decision_positions(attention_mask, action_mask),
+            input_ids=self.input_ids.index_select(0, rows)[:, :width],
+            attention_mask=self.attention_mask.index_select(0, rows)[:, :width],
+            actions=self.actions.index_select(0, rows)[:, :length],
+            action_mask=self.action_mask.index_select(0, rows)[:, :length],
+            prompt_lengths=prompts,
+            completion_lengths=completions,
         )
 
     def spread(self, flat):
@@ -97,25 +123,9 @@ def collate(prompts, completions, *, pad_id, device=None):
         attention_mask=attention_mask,
         actions=actions,
         action_mask=action_mask,
-        positions=decision_positions(attention_mask, action_mask),
+        prompt_lengths=[len(prompt) for prompt in prompts],
+        completion_lengths=[len(completion) for completion in completions],
     )
-
-
-def decision_positions(attention_mask, action_mask):
-    """(N,) where in the flat (B * S) each action is decided: one place before its own token, row after row."""
-    lengths = action_mask.sum(1)
-    first = attention_mask.sum(1) - lengths - 1  # the prompt's last token
-    starts = torch.arange(len(first), device=first.device) * attention_mask.shape[1] + first
-    steps = torch.arange(action_mask.shape[1], device=first.device)
-    return (starts[:, None] + steps)[action_mask]
-
-
-def at_actions(x, trajectories):
-    """(N, ...) rows of a (B, S, ...) tensor where the actions are decided.
-
-    The places are all different, so the gradient adds nothing twice and repeats bit for bit.
-    """
-    return x.flatten(0, 1).index_select(0, trajectories.positions)
 
 
 def distribution(logits, *, temperature=1.0):
@@ -130,7 +140,7 @@ def action_logprobs(logits, trajectories, *, temperature=1.0):
 
 
 def _of_actions(logprobs, trajectories):
-    chosen = logprobs.gather(-1, trajectories.actions[trajectories.action_mask][:, None])[:, 0]
+    chosen = logprobs.gather(-1, trajectories.tokens.index_select(0, trajectories.decisions + 1)[:, None])[:, 0]
     return trajectories.spread(chosen)
 
 
@@ -168,19 +178,19 @@ def exact_kl_per_completion(policy, ref_policy, trajectories, *, temperature=1.0
     """(B,) exact KL per token over the vocabulary, nats, summed over the tokens of each trajectory of the policy."""
     totals = []
     for rows in torch.arange(len(trajectories.actions)).split(batch_rows):
-        part = trajectories.take(rows.to(trajectories.actions.device))
+        part = trajectories.take(rows.tolist())
         logits, ref_logits = action_logits(policy, part), action_logits(ref_policy, part)
         totals.append(part.spread(exact_kl(logits, ref_logits, temperature=temperature)).sum(1))
     return torch.cat(totals)
 
 
 def action_hidden(policy, trajectories):
-    """(N, D) the policy's hidden states where the actions are decided."""
-    return at_actions(policy.hidden(trajectories.input_ids, trajectories.attention_mask), trajectories)
+    """(A, D) the policy's hidden states where the actions are decided."""
+    return policy.hidden_packed(trajectories.tokens, trajectories.layout, trajectories.decisions)
 
 
 def action_logits(policy, trajectories):
-    """(N, V): the output matrix is applied to the actions alone, which are far fewer than the places."""
+    """(A, V): the output matrix is applied to the actions alone, which are far fewer than the places."""
     return policy.project(action_hidden(policy, trajectories))
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from training.engine import checkpoint, data
+from training.engine import checkpoint, data, packing
 from training.engine.config import ConfigError
 from training.engine.tokenizer import message_text
 
@@ -95,15 +95,26 @@ def readable(messages):
     return "\n\n".join(f"{message['role']}: {message_text(message)}" for message in messages)
 
 
-def score_rows(reward_model, rows):
-    """(B,) float32 scores of lists of token ids, in their order; batches are by length, so little is padding."""
+def score_rows(reward_model, rows, branches=()):
+    """(B,) float32 scores of lists of token ids, in their order.
+
+    branches: for each row the token ids of what may follow it; then each row's branches are scored, and the row itself,
+    which they share, is computed once. No row may be without them.
+    """
+    branches = branches or [()] * len(rows)
     device = reward_model.device
-    scores = torch.empty(len(rows))
+    sizes = [len(row) + sum(map(len, tails)) for row, tails in zip(rows, branches, strict=True)]
+    scores = [None] * len(rows)
     most = BATCH_TOKENS_GPU if device.type == "cuda" else data.CPU_PASS_TOKENS
-    for batch in data.batches_by_length([len(row) for row in rows], most_tokens=most):
-        input_ids, attention_mask = data.pad_batch([rows[i] for i in batch], 0)
-        scores[batch] = reward_model(input_ids.to(device), attention_mask.to(device)).float().cpu()
-    return scores
+    for batch in data.batches_by_length(sizes, most_tokens=most):
+        flat = packing.flatten([part for i in batch for part in (rows[i], *branches[i])], device=device)
+        layout = packing.Layout(
+            [len(rows[i]) for i in batch], [list(map(len, branches[i])) for i in batch], device=device
+        )
+        found = reward_model.values_packed(flat, layout, layout.ends()).float().cpu()
+        for i, part in zip(batch, found.split([max(len(branches[i]), 1) for i in batch]), strict=True):
+            scores[i] = part
+    return torch.cat([torch.empty(0), *scores])
 
 
 def load(path, *, policy_path=None, device="cpu"):

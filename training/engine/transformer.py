@@ -186,7 +186,19 @@ def attend(query, key, value, mask, causal):
     if groups != heads:
         key = key.repeat_interleave(heads // groups, dim=1)
         value = value.repeat_interleave(heads // groups, dim=1)
+    if query.dtype is torch.bfloat16 and query.requires_grad and not query.is_cuda:
+        return _attend_plainly(query, key, value, mask, causal)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+
+
+def _attend_plainly(query, key, value, mask, causal):
+    """Attention as plain products: on a CPU the gradient of the fused kernel in bfloat16 takes five times as long."""
+    if causal:
+        mask = causal_mask(query.shape[2], query.device)
+    weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if mask is not None:
+        weights = weights.masked_fill(~mask, -torch.inf)
+    return weights.softmax(dim=-1) @ value
 
 
 class Attention(nn.Module):
@@ -200,21 +212,30 @@ class Attention(nn.Module):
         self.key_norm = RmsNorm(a.head_size, a.norm_eps) if a.qk_norm else None
 
     def forward(self, x, rotary, turns, mask, causal, stored):
-        rows, length, _ = x.shape
-        heads = self.qkv(x).view(rows, length, self.n_heads + 2 * self.n_kv_heads, self.head_size)
-        turning, value = heads.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=2)
-        if self.query_norm is not None:
-            query, key = turning.split((self.n_heads, self.n_kv_heads), dim=2)
-            turning = torch.cat([self.query_norm(query), self.key_norm(key)], dim=2)
-        if rotary is not None:
-            turning = rotary.rotate(turning, *turns)
-        query, key = turning.split((self.n_heads, self.n_kv_heads), dim=2)
+        query, key, value = self._heads(self.qkv(x), rotary, turns)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         if stored is not None:
             key, value = stored(key, value)
             query = query.to(key.dtype)
         mixed = attend(query, key, value, mask, causal)
-        return self.output(mixed.transpose(1, 2).reshape(rows, length, -1))
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def packed(self, x, layout, back, rotary, turns, window):
+        """x (N, D) in a packing.Layout -> (n, D), of the tokens in the places `back` (n,)."""
+        heads = self._heads(self.qkv(x).index_select(0, layout.slots), rotary, turns)
+        mixed = layout.attend(*heads, attend, window=window)
+        return self.output(mixed.index_select(0, back))
+
+    def _heads(self, wide, rotary, turns):
+        """(..., T, (H + 2 G) S) -> query (..., T, H, S), key and value (..., T, G, S), turned by their positions."""
+        heads = wide.unflatten(-1, (self.n_heads + 2 * self.n_kv_heads, self.head_size))
+        turning, value = heads.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=-2)
+        if self.query_norm is not None:
+            query, key = turning.split((self.n_heads, self.n_kv_heads), dim=-2)
+            turning = torch.cat([self.query_norm(query), self.key_norm(key)], dim=-2)
+        if rotary is not None:
+            turning = rotary.rotate(turning, *turns)
+        return *turning.split((self.n_heads, self.n_kv_heads), dim=-2), value
 
 
 class Mlp(nn.Module):
@@ -247,6 +268,17 @@ class Block(nn.Module):
         if self.parallel:
             return x + self.attention(self.attention_norm(x), *context) + self.mlp(self.mlp_norm(x))
         x = x + self.attention(self.attention_norm(x), *context)
+        return x + self.mlp(self.mlp_norm(x))
+
+    def packed(self, x, layout, places, *context):
+        """x (N, D) in a packing.Layout -> (n, D), of the tokens in `places` (n,) alone; None is all."""
+        back = layout.back if places is None else layout.back.index_select(0, places)
+        mixed = self.attention.packed(self.attention_norm(x), layout, back, *context)
+        if places is not None:
+            x = x.index_select(0, places)
+        if self.parallel:
+            return x + mixed + self.mlp(self.mlp_norm(x))
+        x = x + mixed
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -329,6 +361,22 @@ class Transformer(nn.Module):
         # Padding on the right needs no mask: what is real never looks ahead.
         return self._run(input_ids, positions, mask, causal and mask is None, None)
 
+    def hidden_packed(self, input_ids, layout, places=None):
+        """(n, D) after the final norm, of the tokens in `places` (n,), all different; None is all N.
+
+        input_ids: (N,) long, laid out by a packing.Layout. The last layer computes those places alone.
+        """
+        x = self.embedding(input_ids)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(layout.positions)
+        turns = self._turns(layout.slot_positions, x.dtype)
+        window = self.config.sliding_window
+        for layer, block in enumerate(self.blocks):
+            wanted = places if layer == len(self.blocks) - 1 else None
+            seen = window if layer >= self.config.full_attention_layers else 0
+            x = block.packed(x, layout, wanted, self.rotary, turns, seen)
+        return self.norm(x)
+
     def prefill(self, input_ids, lengths, cache):
         """Adds rows to the cache: input_ids (B, T) padded right, lengths (B,). Returns hidden (B, T, D)."""
         offset, longest = cache.rows, input_ids.shape[1]
@@ -368,15 +416,17 @@ class Transformer(nn.Module):
         x = self.embedding(input_ids)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
-        turns = None
-        if self.rotary is not None:
-            turns = self.rotary.at(positions)
-            if x.dtype is not torch.float32:
-                turns = tuple(turn.to(x.dtype) for turn in turns)
+        turns = self._turns(positions, x.dtype)
         for layer, block in enumerate(self.blocks):
             seen = windowed if layer >= self.config.full_attention_layers else (mask, causal)
             x = block(x, self.rotary, turns, *seen, store(layer) if store else None)
         return self.norm(x)
+
+    def _turns(self, positions, dtype):
+        if self.rotary is None:
+            return None
+        turns = self.rotary.at(positions)
+        return turns if dtype is torch.float32 else tuple(turn.to(dtype) for turn in turns)
 
     def _windowed(self, mask, positions, window):
         if mask is None:
