@@ -1,4 +1,4 @@
-"""The product as its user runs it, for benchmarks: `plumbline up --demo` on a data directory and port of its own."""
+"""The product as its user runs it, for benchmarks: `plumbline up` on a data directory and port of its own."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ KINDS = (("training.engine", "engine"), ("granian", "web"), ("celery", "worker")
 
 
 class Product:
-    """A running `plumbline up --demo`. Use it in a with statement: the end stops it and removes its data."""
+    """A running `plumbline up`, with the demo. Use it in a with statement: the end stops it and removes its data."""
 
-    def __init__(self):
+    def __init__(self, *, demo=True, environ=None):
         # So that the with statement ends also when the benchmark is asked to stop.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
         self.data_dir = Path(tempfile.mkdtemp(prefix="plumbline-benchmark-"))
-        self.environ = {**os.environ, "PLUMBLINE_DATA_DIR": str(self.data_dir)}
+        self.environ = {**os.environ, "PLUMBLINE_DATA_DIR": str(self.data_dir), **(environ or {})}
+        self.options = ["--demo"] if demo else []
         self.address = f"http://127.0.0.1:{free_port()}"
         self.output_path = self.data_dir / "up.out"
 
@@ -43,7 +44,7 @@ class Product:
         started = time.monotonic()
         with self.output_path.open("wb") as output:
             self.process = subprocess.Popen(
-                self.command("up", "--demo", "--port", self.address.rpartition(":")[2]),
+                self.command("up", *self.options, "--port", self.address.rpartition(":")[2]),
                 env=self.environ,
                 cwd=self.data_dir,
                 stdout=output,

@@ -17,13 +17,15 @@ class PostgresServer:
     url: str
     folder: str
     pg_ctl: list[str]
+    psql: list[str]  # a command that reaches the server's one database
 
     def stop(self):
         subprocess.run([*self.pg_ctl, "-m", "immediate", "stop"], check=False, capture_output=True, cwd=self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def start_postgres():
+def start_postgres(*, durable=False):
+    """durable: what it has acknowledged survives a power cut, as it does by default; tests need no such thing."""
     programs = find_programs()
     # Short: the socket's path must fit in 107 bytes.
     folder = tempfile.mkdtemp(prefix="plpg-", dir="/tmp")
@@ -51,10 +53,12 @@ def start_postgres():
         cwd=folder,
     )
     pg_ctl = [*run_as, f"{programs}/pg_ctl", "-D", data, "-w"]
-    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off -c synchronous_commit=off"
+    options = f"-c listen_addresses='' -c unix_socket_directories={folder}"
+    options += "" if durable else " -c fsync=off -c synchronous_commit=off"
     run([*pg_ctl, "-l", os.path.join(folder, "log"), "-o", options, "start"], cwd=folder)
     url = f"postgresql://plumbline@/postgres?host={folder}"
-    return PostgresServer(url=url, folder=folder, pg_ctl=pg_ctl)
+    psql = [f"{programs}/psql", url]
+    return PostgresServer(url=url, folder=folder, pg_ctl=pg_ctl, psql=psql)
 
 
 def find_programs():

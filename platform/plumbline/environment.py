@@ -35,6 +35,14 @@ def read_bool(environ, name):
     raise ImproperlyConfigured(f"{name}={environ[name]!r} is neither yes nor no; set it to 1 or 0, or leave it out.")
 
 
+def read_count(environ, name, default):
+    """A whole number from 0."""
+    value = environ.get(name, "").strip()
+    if value and not (value.isdecimal() and len(value) <= 9):
+        raise ImproperlyConfigured(f"{name}={environ[name]!r} must be a whole number from 0, such as {default}.")
+    return int(value) if value else default
+
+
 def read_data_dir(environ):
     """The data directory with its subfolders, made if missing; by default a folder of the user's."""
     configured = environ.get("PLUMBLINE_DATA_DIR", "")
@@ -158,7 +166,7 @@ def read_database(environ, data_dir):
 
 def sqlite_database(path):
     return {
-        "ENGINE": "django.db.backends.sqlite3",
+        "ENGINE": "plumbline.sqlite",
         "NAME": path,
         "OPTIONS": SQLITE_OPTIONS,
         "CONN_MAX_AGE": None,
