@@ -109,8 +109,8 @@ def project_list(request):
             request, rows, lambda project: bodies.project_object(project, roles.get(project.pk, Role.ADMIN.value))
         )
     refuse_unknown_parameters(request, [])
-    if not request.user.is_staff:
-        raise exceptions.PermissionDenied(_("Only staff may make a project."))
+    if not request.user.is_staff or request.user.acts_in_project_id is not None:
+        raise exceptions.PermissionDenied(_("Only staff may make a project, and not with a token for one project."))
     project = projects.create_project(**read_body(request, bodies.ProjectInput), created_by=request.user)
     return Response(bodies.project_object(project, Role.ADMIN.value), status=201)
 
@@ -181,6 +181,9 @@ def next_task(request, slug):
 def call_on_own(function, request, assignment_id, **fields):
     """What `function` says of the caller's own assignment; another's does not exist, a contradiction is a 409."""
     refuse_unknown_parameters(request, [])
+    only = request.user.acts_in_project_id
+    if only is not None and not Assignment.objects.filter(pk=assignment_id, task__project=only).exists():
+        raise Http404
     try:
         return function(Assignment(pk=assignment_id), annotator=request.user, **fields)
     except assignments.NotYours:

@@ -16,7 +16,10 @@ def has_role(member, role):
 
 
 def project_for(user, slug, role=Role.ANNOTATOR):
-    """(Project, this person's Membership) by one query. Raises Http404 for outsiders, PermissionDenied for others."""
+    """(Project, this person's Membership) by one query. Raises Http404 for outsiders, PermissionDenied for others.
+
+    With an API token for one project, its user is an outsider to every other.
+    """
     found = (
         Membership.objects.select_related("project").filter(project__slug=slug, user=user.pk, active=True).first()
         if user.is_authenticated
@@ -25,15 +28,21 @@ def project_for(user, slug, role=Role.ANNOTATOR):
     if found is None and user.is_superuser:
         project = Project.objects.filter(slug=slug).first()
         found = membership(project, user) if project else None
-    if found is None:
+    if found is None or not acts_in(user, found.project_id):
         raise Http404
     if not has_role(found, role):
         raise PermissionDenied(_("This is for %(role)s members of the project.") % {"role": Role(role).label})
     return found.project, found
 
 
+def acts_in(user, project_id):
+    return user.acts_in_project_id in (None, project_id)
+
+
 def projects_of(user):
     """The projects that exist for this person."""
     if user.is_superuser:
-        return Project.objects.all()
-    return Project.objects.filter(memberships__user=user, memberships__active=True)
+        found = Project.objects.all()
+    else:
+        found = Project.objects.filter(memberships__user=user, memberships__active=True)
+    return found if user.acts_in_project_id is None else found.filter(pk=user.acts_in_project_id)

@@ -35,6 +35,7 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 @api_view(["POST"])
 def start_round(request, slug):
     project, _member = project_for(request.user, slug, Role.ADMIN)
+    refuse_unknown_parameters(request, ())
     values = read_body(request, NewRoundSerializer)
     try:
         round = rounds.start_round(
@@ -54,6 +55,7 @@ def start_round(request, slug):
 @api_view(["GET"])
 def show_round(request, slug, number):
     project, _member = project_for(request.user, slug, Role.REVIEWER)
+    refuse_unknown_parameters(request, ())
     round = get_object_or_404(project.rounds.select_related("snapshot", "base_policy"), number=number)
     return Response(RoundSerializer(round).data)
 
@@ -62,6 +64,7 @@ def show_round(request, slug, number):
 @api_view(["POST"])
 def create_run(request, slug):
     project, _member = project_for(request.user, slug, Role.ADMIN)
+    refuse_unknown_parameters(request, ())
     values = read_body(request, NewRunSerializer)
     plan = plans.plan_for(project)
     try:
@@ -82,7 +85,9 @@ def create_run(request, slug):
 @extend_schema(responses=RunSerializer)
 @api_view(["GET"])
 def show_run(request, run_id):
-    return Response(RunSerializer(run_for(request.user, run_id, Role.REVIEWER)).data)
+    run = run_for(request.user, run_id, Role.REVIEWER)
+    refuse_unknown_parameters(request, ())
+    return Response(RunSerializer(run).data)
 
 
 @extend_schema(
@@ -107,6 +112,7 @@ def show_metrics(request, run_id):
 @api_view(["POST"])
 def cancel_run(request, run_id):
     run = run_for(request.user, run_id, Role.ADMIN)
+    refuse_unknown_parameters(request, ())
     runs.request_cancel(run, actor=request.user)
     return Response(RunSerializer(run).data)
 
@@ -115,7 +121,7 @@ def cancel_run(request, run_id):
 @api_view(["GET"])
 def list_checkpoints(request, slug):
     project, _member = project_for(request.user, slug, Role.REVIEWER)
-    refuse_unknown_parameters(request, set())
+    refuse_unknown_parameters(request, ())
     return Response(CheckpointSerializer(project.checkpoints.select_related("parent"), many=True).data)
 
 
@@ -124,6 +130,7 @@ def list_checkpoints(request, slug):
 def promote_checkpoint(request, checkpoint_id):
     checkpoint = get_object_or_404(Checkpoint.objects.select_related("project", "parent"), id=checkpoint_id)
     require_role(request.user, checkpoint.project, Role.ADMIN)
+    refuse_unknown_parameters(request, ())
     try:
         checkpoints.promote(checkpoint, actor=request.user)
     except checkpoints.CheckpointError as error:

@@ -25,6 +25,7 @@ class TokenAuthentication(BaseAuthentication):
         token = tokens.find_token(parts[1].decode("latin-1"))
         if token is None:
             raise exceptions.AuthenticationFailed(_("This API token is unknown or was revoked."))
+        token.user.acts_in_project_id = token.project_id
         return token.user, token
 
     def authenticate_header(self, request):

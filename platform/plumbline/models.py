@@ -8,6 +8,9 @@ from django.utils.translation import gettext_lazy as _
 class User(AbstractUser):
     """A person who signs in. What they may do in a project is a membership's business, in annotation."""
 
+    # No column: the one project for which this user acts now, by an API token that works for no other.
+    acts_in_project_id = None
+
     class Meta:
         verbose_name = _("user")
         verbose_name_plural = _("users")
@@ -18,6 +21,8 @@ class ApiToken(models.Model):
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_tokens")
     name = models.CharField(max_length=100)
+    # None: everything that its user may do.
+    project = models.ForeignKey("annotation.Project", on_delete=models.CASCADE, null=True, related_name="+")
     digest = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(auto_now_add=True)
     last_used_at = models.DateTimeField(null=True)

@@ -190,6 +190,8 @@ STORAGES = {
 }
 WHITENOISE_MANIFEST_STRICT = False
 
+API_CALLS_PER_SECOND = environment.read_count(os.environ, "PLUMBLINE_API_CALLS_PER_SECOND", 100)
+
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "plumbline.api.TokenAuthentication",
@@ -204,6 +206,7 @@ REST_FRAMEWORK = {
         "rest_framework.parsers.FormParser",
     ],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_THROTTLE_CLASSES": ["plumbline.throttle.AccountThrottle"],
     "EXCEPTION_HANDLER": "plumbline.api.exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",

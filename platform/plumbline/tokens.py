@@ -18,10 +18,10 @@ def digest_secret(secret):
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def create_token(user, *, name):
-    """A new token's plain text, which is stored nowhere."""
+def create_token(user, *, name, project=None):
+    """A new token's plain text, which is stored nowhere. project: the only one for which it works; else all."""
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    ApiToken.objects.create(user=user, name=name, digest=digest_secret(secret))
+    ApiToken.objects.create(user=user, name=name, project=project, digest=digest_secret(secret))
     return secret
 
 

@@ -54,12 +54,12 @@ def sign_in_with_link(request, secret):
 @require_http_methods(["GET", "POST"])
 def api_tokens(request):
     """One's API tokens; a POST makes one, whose plain text this answer alone shows."""
-    form = TokenForm(request.POST or None)
+    form = TokenForm(request.POST or None, user=request.user)
     new_token = None
     if request.method == "POST" and form.is_valid():
-        new_token = tokens.create_token(request.user, name=form.cleaned_data["name"])
-        form = TokenForm()
-    live_tokens = request.user.api_tokens.filter(revoked_at=None)
+        new_token = tokens.create_token(request.user, **form.cleaned_data)
+        form = TokenForm(user=request.user)
+    live_tokens = request.user.api_tokens.filter(revoked_at=None).select_related("project")
     context = {"form": form, "new_token": new_token, "tokens": live_tokens}
     return render(request, "account/tokens.html", context, status=400 if form.errors else 200)
 

@@ -17,16 +17,20 @@ class Command(BaseCommand):
         parser.add_argument("--create", action="store_true", help="make the user if there is none of that name")
         parser.add_argument("--project", metavar="SLUG", help="make the user a member of this project as well")
         parser.add_argument("--role", choices=Role.values, default=Role.ANNOTATOR, help="the role in that project")
+        parser.add_argument("--only", action="store_true", help="the token works in that project and nowhere else")
         parser.add_argument("--name", default="command line", help="what the token is for, as its owner sees it")
 
     @transaction.atomic
-    def handle(self, *, username, create, project, role, name, **options):
+    def handle(self, *, username, create, project, role, only, name, **options):
         if not 1 <= len(name) <= 100:
             raise CommandError(_("--name must have 1 to 100 characters; it has %(count)d.") % {"count": len(name)})
+        if only and project is None:
+            raise CommandError(_("--only needs --project, to say where the token works."))
         user = self.find_or_create_user(username, create=create)
-        if project is not None:
-            self.add_member(self.find_project(project), user, role=role)
-        self.stdout.write(tokens.create_token(user, name=name))
+        found = None if project is None else self.find_project(project)
+        if found is not None:
+            self.add_member(found, user, role=role)
+        self.stdout.write(tokens.create_token(user, name=name, project=found if only else None))
 
     def find_or_create_user(self, username, *, create):
         user = User.objects.filter(username=username).first()
