@@ -129,7 +129,7 @@ def test_it_counts_only_completion_tokens_and_weighs_them(make_policy):
             logprobs = policy(torch.tensor([example.ids]))[0].log_softmax(-1)
             for place in range(example.prompt_length, len(example.ids)):
                 expected -= example.weight * logprobs[place - 1, example.ids[place]]
-        assert torch.allclose(sft.summed_loss(policy, examples, 0), expected, rtol=1e-5)
+        assert torch.allclose(sft.summed_loss(policy, examples), expected, rtol=1e-5)
 
 
 def test_it_gives_one_gradient_however_a_step_is_split(make_policy, monkeypatch):
@@ -137,10 +137,10 @@ def test_it_gives_one_gradient_however_a_step_is_split(make_policy, monkeypatch)
     examples = [sft.Example(ids=list(range(4, 6 + n)), prompt_length=1, weight=1.0, group="") for n in (1, 9, 4, 2)]
     gradients = []
     for tokens in (10_000, 1):
-        monkeypatch.setattr(sft, "PASS_TOKENS", tokens)
+        monkeypatch.setattr(data, "CPU_PASS_TOKENS", tokens)
         policy.zero_grad()
-        for part in sft.passes(examples):
-            (sft.summed_loss(policy, part, 0) / 16).backward()
+        for part in sft.passes(examples, policy.device):
+            (sft.summed_loss(policy, part) / 16).backward()
         gradients.append([parameter.grad.clone() for parameter in policy.parameters()])
     for one, other in zip(*gradients, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)

@@ -10,13 +10,13 @@ import time
 import torch
 import torch.nn.functional as F
 
-from training.engine import checkpoint, data
+from training.engine import checkpoint, data, packing
 from training.engine.config import require_inputs
 from training.engine.distributed import Compute
 from training.engine.optim import build_optimizer, learning_rate, take_step
 from training.engine.progress import Progress
 
-PASS_TOKENS = 8192  # padded, in one forward pass
+PASS_TOKENS_GPU = 8192  # in one forward pass
 VALIDATIONS = 10  # in a run
 
 
@@ -62,9 +62,9 @@ def train(config, run_dir, *, resume=None, should_stop=None):
         batch = [training[i] for i in order[number * settings.batch_size : (number + 1) * settings.batch_size]]
         weight = sum(example.weight * (len(example.ids) - example.prompt_length) for example in batch)
         loss = 0.0
-        for part in passes(compute.share(batch)):
+        for part in passes(compute.share(batch), compute.device):
             with compute.autocast():
-                part_loss = summed_loss(policy, part, tokenizer.pad_id)
+                part_loss = summed_loss(policy, part)
             (part_loss / weight).backward()
             loss += part_loss.item() / weight
         rate = learning_rate(settings.optim, step, total_steps)
@@ -80,7 +80,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
                 "tokens_per_second": tokens / (time.perf_counter() - began),
             }
             if validate:
-                values["validation_loss"] = mean_loss(policy, validation, tokenizer.pad_id, compute)
+                values["validation_loss"] = mean_loss(policy, validation, compute)
             progress.metrics(step + 1, always=True, **values)
             began, tokens = time.perf_counter(), 0
         progress.end_step(step + 1)
@@ -112,28 +112,26 @@ def encode_demonstrations(tokenizer, demonstrations, most):
     return examples, left_out
 
 
-def passes(examples):
-    """The examples in lists of like length, none of more than PASS_TOKENS tokens when padded."""
+def passes(examples, device):
+    """The examples in lists of like length, no longer when padded than suits the device."""
+    most = PASS_TOKENS_GPU if device.type == "cuda" else data.CPU_PASS_TOKENS
     lengths = [len(example.ids) for example in examples]
-    return [[examples[i] for i in indices] for indices in data.batches_by_length(lengths, most_tokens=PASS_TOKENS)]
+    return [[examples[i] for i in indices] for indices in data.batches_by_length(lengths, most_tokens=most)]
 
 
-def summed_loss(policy, examples, pad_id):
-    """Weighted sum of -log p over completion tokens, nats."""
-    ids, mask = data.pad_batch([example.ids for example in examples], pad_id)
-    length = ids.shape[1]
-    rows, columns, weights = [], [], []
-    for row, example in enumerate(examples):
-        learned = range(example.prompt_length, len(example.ids))
-        rows += [row] * len(learned)
-        columns += learned
-        weights += [example.weight] * len(learned)
-    ids, mask = ids.to(policy.device), mask.to(policy.device)
-    rows, columns = torch.tensor(rows, device=ids.device), torch.tensor(columns, device=ids.device)
-    # The token in column t is predicted by column t - 1; logits are made for those columns alone.
-    hidden = policy.hidden(ids, mask).flatten(0, 1).index_select(0, rows * length + columns - 1)
-    losses = F.cross_entropy(policy.project(hidden).float(), ids[rows, columns], reduction="none")
-    return (losses * torch.tensor(weights, device=ids.device)).sum()
+def summed_loss(policy, examples):
+    """Weighted sum of -log p over completion tokens, nats. Examples stand side by side and never see each other."""
+    prompts = [example.prompt_length for example in examples]
+    lengths = [len(example.ids) for example in examples]
+    learned = [length - prompt for length, prompt in zip(lengths, prompts, strict=True)]
+    layout = packing.Layout(lengths, device=policy.device)
+    ids = packing.flatten([example.ids for example in examples], device=policy.device)
+    places = packing.decisions(layout, prompts, learned)
+    # Logits are made for the completions alone.
+    logits = policy.project(policy.hidden_packed(ids, layout, places)).float()
+    losses = F.cross_entropy(logits, ids.index_select(0, places + 1), reduction="none")
+    weights = torch.tensor([example.weight for example in examples]).repeat_interleave(torch.tensor(learned))
+    return (losses * weights.to(losses.device, non_blocking=True)).sum()
 
 
 def validation_due(step, total_steps):
@@ -142,13 +140,13 @@ def validation_due(step, total_steps):
 
 
 @torch.no_grad()
-def mean_loss(policy, examples, pad_id, compute):
+def mean_loss(policy, examples, compute):
     """Weighted mean of -log p over completion tokens, nats."""
     policy.eval()
     total = 0.0
-    for part in passes(compute.share(examples)):
+    for part in passes(compute.share(examples), compute.device):
         with compute.autocast():
-            total += summed_loss(policy, part, pad_id).item()
+            total += summed_loss(policy, part).item()
     policy.train()
     weight = sum(example.weight * (len(example.ids) - example.prompt_length) for example in examples)
     return compute.total({"loss": total})["loss"] / weight
