@@ -6,7 +6,7 @@ Nothing here names a model, a run or a checkpoint: what reaches an annotator mus
 from django.utils import timezone
 
 from annotation import projects
-from annotation.models import AssignmentState, Completion, Ranking
+from annotation.models import AssignmentState, Completion
 from annotation.rendering import message_text, render_markdown, render_message
 
 RATINGS = range(1, 8)
@@ -74,15 +74,6 @@ def rating_axes(form, ratings):
 def guideline_html(project):
     guideline = projects.current_guideline(project)
     return render_markdown(guideline.text) if guideline else None
-
-
-def own_rankings(project, user):
-    """One's current rankings, newest first."""
-    return (
-        Ranking.objects.filter(annotator=user, task__project=project, is_current=True, withdrawn_at=None)
-        .select_related("task__prompt", "assignment")
-        .order_by("-created_at")
-    )
 
 
 def describe(ranking):

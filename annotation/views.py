@@ -13,7 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from annotation import assignment as assignments
-from annotation import quality, ranking_page
+from annotation import own_work, quality, ranking_page
 from annotation.assignment import Conflict, NotYours
 from annotation.models import Assignment
 from annotation.permissions import project_for
@@ -68,9 +68,10 @@ def rank_task(request, slug):
 @login_required
 @require_GET
 def work(request, slug):
-    """One's own rankings, today's and earlier, each with a way to change it."""
+    """One's own rankings, today's and earlier, found by ?words=, each with a way to change it; and how one gets on."""
     project, membership = project_for(request.user, slug)
-    paginator = Paginator(ranking_page.own_rankings(project, request.user), RANKINGS_A_PAGE)
+    words = request.GET.get("words", "").replace("\x00", "")[:200]
+    paginator = Paginator(own_work.own_rankings(project, request.user, words=words), RANKINGS_A_PAGE)
     page = paginator.get_page(request.GET.get("page"))
     context = {
         "project": project,
@@ -79,6 +80,8 @@ def work(request, slug):
         "page": page,
         "rows": [ranking_page.describe(ranking) for ranking in page],
         "progress": quality.today(project, annotator=request.user),
+        "words": words,
+        "figures": own_work.figures(project, request.user),
     }
     return render(request, "annotation/work.html", context)
 
