@@ -1,12 +1,15 @@
 """Forms of the admins' pages: importing prompts, people, settings, guidelines; and joining by invitation."""
 
+from datetime import datetime, time, timedelta
+
 from django import forms
 from django.contrib.auth import password_validation
 from django.core.exceptions import ValidationError
+from django.utils import timezone
 from django.utils.text import slugify
 from django.utils.translation import gettext_lazy as _
 
-from annotation.models import Pool, Role
+from annotation.models import Membership, Pool, Role
 from annotation.projects import MAX_GUIDELINE, ranking_form
 
 
@@ -50,6 +53,47 @@ class MemberForm(forms.Form):
     member = forms.IntegerField(widget=forms.HiddenInput)
     role = forms.ChoiceField(label=_("Role"), choices=Role.choices, required=False)
     active = forms.NullBooleanField(required=False)
+
+
+class QuarantineForm(forms.Form):
+    member = forms.IntegerField(widget=forms.HiddenInput)
+    quarantined = forms.BooleanField(required=False)
+
+
+class WithdrawalForm(forms.Form):
+    """Whose judgments of which days are taken out of use."""
+
+    annotator = forms.ModelChoiceField(label=_("Whose"), queryset=Membership.objects.none())
+    since = forms.DateField(label=_("From"), required=False, widget=forms.DateInput(attrs={"type": "date"}))
+    until = forms.DateField(
+        label=_("Up to and including"), required=False, widget=forms.DateInput(attrs={"type": "date"})
+    )
+    reason = forms.CharField(label=_("Why"), max_length=500)
+
+    def __init__(self, *args, project, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["annotator"].queryset = project.memberships.select_related("user")
+        self.fields["annotator"].label_from_instance = lambda member: member.user.get_username()
+
+    def clean(self):
+        since, until = self.cleaned_data.get("since"), self.cleaned_data.get("until")
+        if since and until and until < since:
+            self.add_error("until", _("The last day lies before the first."))
+        return self.cleaned_data
+
+    def period(self):
+        """What to hand to withdrawals.withdraw: whole days of the server's time zone."""
+        until = self.cleaned_data["until"]
+        return {
+            "annotator": self.cleaned_data["annotator"].user,
+            "since": start_of(self.cleaned_data["since"]),
+            "until": start_of(until + timedelta(days=1)) if until else None,
+            "reason": self.cleaned_data["reason"],
+        }
+
+
+def start_of(day):
+    return timezone.make_aware(datetime.combine(day, time.min)) if day else None
 
 
 class LinesField(forms.CharField):

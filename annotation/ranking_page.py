@@ -76,13 +76,18 @@ def guideline_html(project):
     return render_markdown(guideline.text) if guideline else None
 
 
+def question_of(prompt):
+    """The first words of what was asked."""
+    return message_text(prompt.messages[-1])[:200]
+
+
 def describe(ranking):
     """A row of the list: the question's first words and the order by the numbers of the cards shown."""
     numbers = {key: number for number, key in enumerate(ranking.presented_order, start=1)}
     groups = [[numbers[key] for key in group if key in numbers] for group in ranking.order]
     return {
         "ranking": ranking,
-        "question": message_text(ranking.task.prompt.messages[-1])[:200],
+        "question": question_of(ranking.task.prompt),
         "groups": [group for group in groups if group],
         "is_today": timezone.localdate(ranking.created_at) == timezone.localdate(),
     }

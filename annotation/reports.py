@@ -13,6 +13,8 @@ from annotation import agreement, judgments, quarantine
 from annotation.models import Membership, Project, QualityReport, Ranking
 
 LEAST_AGE = timedelta(seconds=10)  # of a report, before judgments that came in since make it anew
+DISPUTED = 0.5  # share of pairs ordered alike at which a task waits for a reviewer: no more than chance
+MOST_DISPUTES = 500  # kept in a report
 REST = 20  # times what computing took: at most a twentieth of the time goes into this
 
 
@@ -56,7 +58,8 @@ def refresh(project, *, simulated=False):
 
 
 def compute(project, *, simulated):
-    """{"agreement": agreement.pairwise_agreement, "annotators": {user id: figures of one}, "suspects", "weights"}.
+    """{"agreement": agreement.pairwise_agreement, "annotators": {user id: figures of one}, "disputes", "suspects",
+    "weights"}.
 
     suspects: {user id: [{"check", "value", "usual", "tasks", "partner"}]}; weights: {user id: 0 to 1}. User ids are
     text, as JSON wants them; judgments of deleted accounts count in "agreement" alone.
@@ -77,9 +80,20 @@ def compute(project, *, simulated):
     return {
         "agreement": agreement.pairwise_agreement(rows),
         "annotators": {str(key): value for key, value in annotator_figures(named, known, repeats, weights).items()},
+        "disputes": disputed(named, settled={row.task for row in known}),
         "suspects": {str(key): [reason(reading) for reading in readings] for key, readings in suspects.items()},
         "weights": {str(key): value for key, value in weights.items()},
     }
+
+
+def disputed(rows, *, settled):
+    """[[task id, agreement, judgments]] of tasks whose judges agree no more than chance, the most disputed first."""
+    found = []
+    for task, judged in agreement.by_task(rows).items():
+        share = agreement.task_agreement(judged) if task not in settled else None
+        if share is not None and share <= DISPUTED:
+            found.append([str(task), share, len(judged)])
+    return sorted(found, key=lambda row: (row[1], row[0]))[:MOST_DISPUTES]
 
 
 def reason(reading):

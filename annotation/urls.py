@@ -1,6 +1,6 @@
 from django.urls import path
 
-from annotation import manage_views, views
+from annotation import manage_views, quality_views, views
 
 app_name = "annotation"
 
@@ -24,5 +24,22 @@ urlpatterns = [
     ),
     path("projects/<slug:slug>/settings/", manage_views.settings, name="settings"),
     path("projects/<slug:slug>/guidelines/", manage_views.guidelines, name="guidelines"),
+    path("projects/<slug:slug>/quality/", quality_views.quality, name="quality"),
+    path(
+        "projects/<slug:slug>/quality/suspicions/<uuid:suspicion_id>/",
+        quality_views.suspicion_decide,
+        name="suspicion_decide",
+    ),
+    path("projects/<slug:slug>/quality/quarantine/", quality_views.member_quarantine, name="member_quarantine"),
+    path("projects/<slug:slug>/quality/withdraw/", quality_views.withdraw, name="withdraw"),
+    path(
+        "projects/<slug:slug>/quality/withdrawals/<uuid:withdrawal_id>/reverse/",
+        quality_views.withdrawal_reverse,
+        name="withdrawal_reverse",
+    ),
+    path("projects/<slug:slug>/quality/disputes/", quality_views.disputes, name="disputes"),
+    path("projects/<slug:slug>/quality/settle/", quality_views.settle, name="settle"),
+    path("projects/<slug:slug>/quality/settle/task/", quality_views.settle_task, name="settle_task"),
+    path("projects/<slug:slug>/quality/settled/<uuid:ranking_id>/check/", quality_views.make_check, name="make_check"),
     path("invitations/<str:token>/", manage_views.invitation_accept, name="invitation"),
 ]

@@ -86,7 +86,8 @@ def work(request, slug):
     return render(request, "annotation/work.html", context)
 
 
-def render_page(request, project, membership, assignment, ranking=None, *, error=None, status=200):
+def render_page(request, project, membership, assignment, ranking=None, *, error=None, status=200, task_url=None):
+    """task_url: where the page fetches its next task, if not from the queue."""
     page_progress = quality.today(project, annotator=request.user)
     context = {
         "project": project,
@@ -96,14 +97,14 @@ def render_page(request, project, membership, assignment, ranking=None, *, error
         "progress": page_progress,
         "guideline": ranking_page.guideline_html(project),
         "client_id": uuid.uuid4(),
-        "page_data": page_data(request, project, page_progress),
+        "page_data": page_data(request, project, page_progress, task_url),
     }
     if assignment is not None:
         context |= ranking_page.task_context(assignment, ranking)
     return render(request, "annotation/rank.html", context, status=status)
 
 
-def page_data(request, project, page_progress):
+def page_data(request, project, page_progress, task_url=None):
     """What the page's scripts need to know; ASSIGNMENT stands for an id."""
     return {
         "key": f"{request.user.pk}:{project.slug}",
@@ -112,7 +113,7 @@ def page_data(request, project, page_progress):
         "words": ranking_words(),
         "heartbeat_seconds": max(5, min(60, project.lease_seconds // 3)),
         "urls": {
-            "task": reverse("annotation:rank_task", args=[project.slug]),
+            "task": task_url or reverse("annotation:rank_task", args=[project.slug]),
             "work": reverse("annotation:work", args=[project.slug]),
             "assignment": "/api/v1/assignments/ASSIGNMENT/",
             "demonstrations": f"/api/v1/projects/{project.slug}/demonstrations/",
@@ -120,9 +121,11 @@ def page_data(request, project, page_progress):
     }
 
 
-def rank_by_form(request, project, membership):
+def rank_by_form(request, project, membership, *, then="annotation:rank"):
+    """then: the name of the page that comes after."""
     assignment = get_object_or_404(
-        Assignment.objects.filter(annotator=request.user, task__project=project), pk=parse_uuid(request, "assignment")
+        Assignment.objects.filter(annotator=request.user, task__project=project),
+        pk=parse_uuid(request.POST, "assignment"),
     )
     try:
         if request.POST.get("action") == "skip":
@@ -135,12 +138,12 @@ def rank_by_form(request, project, membership):
         return render_page(request, project, membership, assignment, error=error.message, status=400)
     except (Conflict, NotYours) as error:
         messages.error(request, str(error))
-    return redirect("annotation:rank", slug=project.slug)
+    return redirect(then, slug=project.slug)
 
 
-def parse_uuid(request, name):
+def parse_uuid(values, name):
     try:
-        return uuid.UUID(request.POST.get(name, ""))
+        return uuid.UUID(values.get(name, ""))
     except ValueError:
         raise Http404 from None
 

@@ -64,7 +64,9 @@ class TestInTheBrowser:
         expect(page.locator("#empty")).to_be_visible()
         assert violations(page) == []
 
-    @pytest.mark.parametrize("name", ["rank", "work", "guidelines", "prompts", "members", "settings"])
+    @pytest.mark.parametrize(
+        "name", ["rank", "work", "guidelines", "prompts", "members", "settings", "quality", "disputes"]
+    )
     def test_axe_finds_nothing_on_the_project_pages(
         self, theme, name, watched, sign_in, live_server, project, admin, make_tasks
     ):
