@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from training.engine import sampling
+from training.engine import sampling, transformer
 from training.engine.sampling import Decoder, draw, filter_logits, generate
 
 PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17], [20, 21]]
@@ -149,3 +149,19 @@ def test_it_reads_prompts_in_several_passes(make_policy, monkeypatch):
     expected = generate(policy, PROMPTS, max_new_tokens=6, temperature=0)
     monkeypatch.setattr(sampling, "PREFILL_TOKENS", 8)
     assert [s.ids for s in generate(policy, PROMPTS, max_new_tokens=6, temperature=0)] == [s.ids for s in expected]
+
+
+def test_it_rounds_matrices_once_as_autocast_does_in_every_pass(make_policy):
+    policy = make_policy()
+    twin = transformer.rounded(policy, torch.bfloat16)
+    ids = torch.tensor([PROMPTS[2]])
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(twin(ids), policy(ids))
+        samples = generate(policy, PROMPTS, max_new_tokens=8, temperature=0)
+    assert twin.lm_head.weight.dtype is torch.bfloat16
+    # All else is the policy's own, and the policy is as it was.
+    assert twin.embedding.weight is policy.embedding.weight
+    assert twin.norm.weight is policy.norm.weight
+    assert policy.lm_head.weight.dtype is torch.float32
+    assert policy.lm_head.weight.requires_grad
+    assert [len(sample.ids) for sample in samples] == [8] * 4

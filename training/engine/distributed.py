@@ -17,6 +17,7 @@ import torch
 from torch import distributed as ranks
 
 from training.engine.config import ConfigError
+from training.engine.transformer import rounded
 
 BUCKET_NUMBERS = 1 << 25  # gradients summed in one message; their copy takes 128 MB in float32
 
@@ -66,6 +67,11 @@ class Compute:
         if self.dtype is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def freeze(self, module):
+        """The module for reading only, its matrices in the run's dtype once and for all."""
+        module.requires_grad_(False)
+        return module if self.dtype is torch.float32 else rounded(module, self.dtype)
 
     def share(self, items):
         """This rank's items of a list or of a tensor's rows: every world_size-th."""

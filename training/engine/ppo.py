@@ -351,7 +351,7 @@ def make_players(config):
     device = compute.device
     policy = checkpoint.load_policy(inputs.policy, device=device)
     tokenizer = checkpoint.load_tokenizer_of(inputs.policy)
-    ref_policy = checkpoint.load_policy(inputs.ref_policy or inputs.policy, device=device).requires_grad_(False)
+    ref_policy = compute.freeze(checkpoint.load_policy(inputs.ref_policy or inputs.policy, device=device))
     if ref_policy.config.vocab_size != policy.config.vocab_size:
         raise ConfigError(
             f"inputs.ref_policy has {ref_policy.config.vocab_size} tokens and inputs.policy has "
@@ -368,6 +368,7 @@ def make_players(config):
         )
     else:
         value_network = copy.deepcopy(judge.members[0])
+    judge.members = [compute.freeze(member) for member in judge.members]
     return Players(
         compute=compute,
         policy=policy,

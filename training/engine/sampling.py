@@ -9,7 +9,7 @@ import dataclasses
 
 import torch
 
-from training.engine.transformer import KeyValueCache
+from training.engine.transformer import KeyValueCache, rounded
 
 PREFILL_TOKENS = 16384  # in one forward pass over prompts
 
@@ -29,9 +29,13 @@ class Decoder:
     def __init__(self, policy, *, rows, columns):
         """rows, columns: how many sequences, and how many tokens of each, there will be room for."""
         weight = policy.embedding.weight
-        dtype = torch.get_autocast_dtype(weight.device.type) if torch.is_autocast_enabled(weight.device.type) else None
+        dtype = weight.dtype
+        if torch.is_autocast_enabled(weight.device.type):
+            # Without gradients autocast would round every matrix anew for each token.
+            dtype = torch.get_autocast_dtype(weight.device.type)
+            policy = rounded(policy, dtype)
         self.policy = policy
-        self.cache = KeyValueCache(policy.config, rows, columns, device=weight.device, dtype=dtype or weight.dtype)
+        self.cache = KeyValueCache(policy.config, rows, columns, device=weight.device, dtype=dtype)
         self.logits = torch.empty(0, policy.config.vocab_size, device=weight.device)
 
     @property

@@ -6,6 +6,7 @@ Query, key and value are one matrix in memory, and so are gate and up: on a CPU 
 in arithmetic. Files keep them apart, as Hugging Face does; families.py splits and joins.
 """
 
+import copy
 import dataclasses
 import math
 
@@ -458,6 +459,20 @@ def positions_in_documents(document_ids):
     first[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
     starts = torch.where(first, order, torch.zeros_like(order)).cummax(dim=1).values
     return order - starts
+
+
+def rounded(module, dtype):
+    """The module with its matrices in `dtype`, for reading only: what autocast makes of them in every pass, made once.
+
+    All else, the embedding too, is shared with the module.
+    """
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    twin = copy.deepcopy(module, shared)
+    for part in twin.modules():
+        if isinstance(part, nn.Linear):
+            for name, parameter in list(part.named_parameters(recurse=False)):
+                setattr(part, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
+    return twin
 
 
 def count_parameters(module: nn.Module) -> int:
