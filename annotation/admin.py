@@ -92,6 +92,13 @@ class DemonstrationAdmin(ReadOnlyAdmin):
     list_select_related = ["project", "author"]
 
 
+@admin.register(models.Question)
+class QuestionAdmin(ReadOnlyAdmin):
+    list_display = ["project", "asked_by", "asked_at", "answered_by", "answered_at"]
+    list_filter = ["project"]
+    list_select_related = ["project", "asked_by", "answered_by"]
+
+
 @admin.register(models.Snapshot)
 class SnapshotAdmin(ReadOnlyAdmin):
     list_display = ["project", "number", "digest", "uri", "created_at"]

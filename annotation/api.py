@@ -12,7 +12,7 @@ from rest_framework.decorators import api_view
 from rest_framework.response import Response
 
 from annotation import assignment as assignments
-from annotation import completions, demonstrations, known_answers, projects, prompts, rankings, snapshots
+from annotation import completions, demonstrations, known_answers, projects, prompts, questions, rankings, snapshots
 from annotation import serializers as bodies
 from annotation.formats import EXPORTS
 from annotation.formats.selection import JudgmentFilter
@@ -192,6 +192,8 @@ def call_on_own(function, request, assignment_id, **fields):
         raise Conflict(str(error)) from None
     except rankings.RankingError as error:
         raise refusal(error) from None
+    except questions.QuestionError as error:
+        raise exceptions.ValidationError({"text": [str(error)]}) from None
 
 
 @extend_schema(request=bodies.RankingInput, responses=MADE)
@@ -211,6 +213,15 @@ def skip(request, assignment_id):
     body = read_body(request, bodies.SkipInput)
     assignment = call_on_own(assignments.skip, request, assignment_id, reason=body["reason"])
     return Response(bodies.assignment_object(assignment))
+
+
+@extend_schema(request=bodies.QuestionInput, responses=MADE)
+@api_view(["POST"])
+def ask(request, assignment_id):
+    """Asks the project's lead about the task; the answer stands on the project's page of questions."""
+    body = read_body(request, bodies.QuestionInput)
+    question = call_on_own(questions.ask_question, request, assignment_id, text=body["text"])
+    return Response(bodies.question_object(question), status=201)
 
 
 @extend_schema(request=None, responses=ANY_OBJECT)

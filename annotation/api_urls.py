@@ -15,6 +15,7 @@ urlpatterns = [
     path("projects/<slug:slug>/members/<str:username>/", api.member_detail, name="api_member"),
     path("projects/<slug:slug>/snapshots/", api.snapshot_list, name="api_snapshots"),
     path("assignments/<uuid:assignment_id>/ranking/", api.submit, name="api_ranking"),
+    path("assignments/<uuid:assignment_id>/question/", api.ask, name="api_ask"),
     path("assignments/<uuid:assignment_id>/skip/", api.skip, name="api_skip"),
     path("assignments/<uuid:assignment_id>/heartbeat/", api.heartbeat, name="api_heartbeat"),
     path("assignments/<uuid:assignment_id>/release/", api.release, name="api_release"),

@@ -26,6 +26,7 @@ from annotation.models import (
     Task,
     TaskCompletion,
 )
+from plumbline.durability import forgettable
 
 MIN_COMPLETIONS, MAX_COMPLETIONS = 2, 9
 MAX_SHUFFLE = 2**31 - 1
@@ -152,7 +153,7 @@ def next_assignment(project, *, annotator, ahead=False):
 
     ahead: one more beside the one held, to be loaded early; never a third.
     """
-    with transaction.atomic():
+    with forgettable():
         # One claim a person at a time: two tabs that ask together get the same task (on SQLite by the write lock).
         list(
             Membership.objects.select_for_update(no_key=True)
@@ -278,7 +279,7 @@ def reopen_slots(slot_ids):
     slots.update(state=SlotState.CLOSED)
 
 
-@transaction.atomic
+@forgettable()
 def heartbeat(assignment, *, annotator):
     """The assignment, its lease longer; one that had expired is leased again if nobody else took its slot."""
     assignment = lock_own(assignment, annotator)

@@ -51,6 +51,16 @@ def task_context(assignment, ranking=None):
     }
 
 
+def shown_task(assignment):
+    """{"messages", "answers"}: a task as its annotator sees it, to be read only."""
+    completions = Completion.objects.in_bulk(assignment.presented_order, field_name="pk")
+    completions = {str(key): completion for key, completion in completions.items()}
+    return {
+        "messages": [render_message(message) for message in assignment.task.prompt.messages],
+        "answers": [render_message(completions[key].message) for key in assignment.presented_order],
+    }
+
+
 def presented_groups(assignment, ranking):
     """A ranking's tie groups over the cards shown: identical completions are one card."""
     if ranking is None:

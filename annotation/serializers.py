@@ -64,6 +64,10 @@ class SkipInput(StrictSerializer):
     reason = serializers.CharField(max_length=200, required=False, allow_blank=True, default="")
 
 
+class QuestionInput(StrictSerializer):
+    text = serializers.CharField(max_length=5_000)
+
+
 class EmptyInput(StrictSerializer):
     pass
 
@@ -191,6 +195,15 @@ def assignment_object(assignment):
     return {
         "assignment": {"id": str(assignment.pk), "state": assignment.state},
         "lease_expires_at": assignment.lease_expires_at,
+    }
+
+
+def question_object(question):
+    return {
+        "id": str(question.pk),
+        "assignment": str(question.assignment_id),
+        "text": question.text,
+        "asked_at": question.asked_at,
     }
 
 

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from annotation import manage_views, quality_views, views
+from annotation import manage_views, quality_views, question_views, views
 
 app_name = "annotation"
 
@@ -9,6 +9,9 @@ urlpatterns = [
     path("projects/<slug:slug>/rank/task/", views.rank_task, name="rank_task"),
     path("projects/<slug:slug>/rank/<uuid:assignment_id>/", views.edit_ranking, name="edit_ranking"),
     path("projects/<slug:slug>/work/", views.work, name="work"),
+    path("projects/<slug:slug>/questions/", question_views.question_list, name="questions"),
+    path("projects/<slug:slug>/questions/<uuid:question_id>/answer/", question_views.answer, name="answer_question"),
+    path("projects/<slug:slug>/questions/ask/<uuid:assignment_id>/", question_views.ask, name="ask_question"),
     path("projects/<slug:slug>/prompts/", manage_views.prompts, name="prompts"),
     path(
         "projects/<slug:slug>/prompts/<uuid:prompt_set_id>/active/",

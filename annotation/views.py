@@ -13,7 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from annotation import assignment as assignments
-from annotation import own_work, quality, ranking_page
+from annotation import own_work, quality, questions, ranking_page
 from annotation.assignment import Conflict, NotYours
 from annotation.models import Assignment
 from annotation.permissions import project_for
@@ -97,6 +97,7 @@ def render_page(request, project, membership, assignment, ranking=None, *, error
         "progress": page_progress,
         "guideline": ranking_page.guideline_html(project),
         "client_id": uuid.uuid4(),
+        "new_answers": questions.unseen_answers(project, request.user).count(),
         "page_data": page_data(request, project, page_progress, task_url),
     }
     if assignment is not None:

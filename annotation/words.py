@@ -45,6 +45,8 @@ def ranking_words():
             "The time for this task ran out and someone else may have it now. You can still send your ranking: "
             "it is kept, and counts where it is needed."
         ),
+        "question_sent": _("Your question is sent. The answer will stand under Questions."),
+        "question_lost": _("The question could not be sent. Try again when the connection is back."),
         "load_failed": _("The next task could not be fetched. Trying again."),
         "ask_untouched": _("Nothing is ranked yet"),
         "ask_untouched_text": _("Are all of these equally good? Then they can share one place."),

@@ -84,7 +84,7 @@ def measure_side(side, seconds):
     with side:
         figures = {"start": f"{side.ready_seconds:.1f} s"}
         annotators = side.prepare(tasks=TASKS, annotators=ANNOTATORS, overlap=1)
-        for name, count, pause, length in ((CALM, 64, 20, 45), (FEW, 16, 0, seconds), (MANY, 64, 0, seconds)):
+        for name, count, pause, length in ((CALM, 64, 20, 30), (FEW, 16, 0, seconds), (MANY, 64, 0, seconds)):
             load = asyncio.run(run_load(annotators[:count], pause_seconds=pause, seconds=length))
             figures[f"{name}: rankings/s"] = f"{load.rankings_per_second:.1f}"
             figures[f"{name}: next, p95"] = milliseconds(load.next_seconds)

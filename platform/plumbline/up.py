@@ -32,7 +32,7 @@ LONGEST_BACKOFF_SECONDS = 30.0
 STEADY_SECONDS = 30.0  # a child that lived this long starts again without delay
 LARGEST_LOG_BYTES = 20 * 1024 * 1024
 WEB_PROCESSES = 2
-WEB_THREADS = 8
+WEB_THREADS = 4
 
 
 @dataclass(slots=True, kw_only=True)

@@ -374,6 +374,26 @@ def test_a_draft_outlives_a_reload(make_tasks, open_ranking):
     assert rank_names(page) == before
 
 
+def test_it_asks_the_lead_about_the_task(make_tasks, open_ranking, context):
+    from annotation.models import Question
+
+    make_tasks(1, k=2)
+    page = open_ranking()
+    press(page, "2", "q")
+    dialog = page.locator("#ask-lead")
+    dialog.get_by_label("Your question").fill("Does spelling count?")
+    context.set_offline(True)
+    dialog.get_by_role("button", name="Send").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("could not be sent")
+    context.set_offline(False)
+    dialog.get_by_role("button", name="Send").click()
+    expect(dialog).to_be_hidden()
+    expect(page.locator("#toast")).to_contain_text("Your question is sent.")
+    assert Question.objects.get().text == "Does spelling count?"
+    assert rank_names(page) == ["", "Best"]
+    page.problems.clear()  # the browser logs the call that found no connection
+
+
 def test_an_expired_lease_is_said_and_the_ranking_still_kept(make_tasks, open_ranking, second_annotator, project):
     from annotation.assignment import expire_leases, next_assignment
 

@@ -12,6 +12,7 @@ const ACTIONS = {
   f: "flag",
   r: "raw",
   g: "guidelines",
+  q: "question",
   "?": "help",
   Enter: "submit",
 };

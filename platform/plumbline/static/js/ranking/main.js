@@ -5,6 +5,7 @@ import * as State from "./state.js";
 import { View, fill } from "./view.js";
 import { listen } from "./keys.js";
 import { Outbox } from "./outbox.js";
+import { QuestionDialog } from "./question.js";
 import { postJson, postForHtml, errorMessage } from "./net.js";
 import { saveDraft, readDraft, dropDraft, forgetOldDrafts, readChoice, keepChoice } from "./drafts.js";
 
@@ -41,6 +42,10 @@ const outbox = new Outbox(`plumbline-outbox:${page.key}`, {
       url: page.urls.demonstrations,
       body: { ranking: answer.data.id, message: { role: "assistant", content: text } },
     })),
+});
+
+const question = new QuestionDialog(byId("ask-lead"), words, {
+  onSent: () => view.toast(words.question_sent, null, 4000),
 });
 
 const url = (assignment, call) => page.urls.assignment.replace("ASSIGNMENT", assignment) + call;
@@ -197,6 +202,7 @@ const ACTIONS = {
   },
   guidelines: () => byId("guidelines")?.showModal(),
   help: () => byId("keys").showModal(),
+  question: () => question.open(url(current.assignment, "question/")),
   skip: () => skip(),
   submit: () => submit(),
 };
@@ -452,6 +458,10 @@ byId("stacked").addEventListener("click", () => {
   const isStacked = !readChoice("stacked");
   keepChoice("stacked", isStacked);
   view.drawStacked(isStacked);
+});
+byId("ask").addEventListener("click", (event) => {
+  event.preventDefault();
+  if (current) ACTIONS.question();
 });
 byId("skip")?.addEventListener("click", () => skip());
 byId("ranking-form").addEventListener("submit", (event) => {
