@@ -125,7 +125,7 @@ def test_it_has_no_dropout(world):
     assert torch.equal(looks[0].values, looks[1].values)
 
 
-@pytest.mark.parametrize("setting", ["top_k", "top_p", "min_new_tokens", "no_repeat_ngram_size"])
+@pytest.mark.parametrize("setting", ["top_k", "top_p", "min_new_tokens", "no_repeat_ngram_size", "stop_strings"])
 def test_it_refuses_anything_that_bends_the_distribution_of_a_rollout(setting):
     with pytest.raises(config.ConfigError, match=f"ppo.{setting} does not exist"):
         config.build({"ppo": {setting: 1}})

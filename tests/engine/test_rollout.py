@@ -142,6 +142,15 @@ def test_it_reads_each_action_off_the_position_before_it():
     assert trajectories.spread(hidden)[..., 0].tolist() == [[1, 2], [4, 0]]
 
 
+def test_it_keeps_every_token_of_a_completion_whatever_its_id():
+    """Where padding is the end of text, as in many checkpoints, the end that a policy said still is an action."""
+    end = 7
+    trajectories = rollout.collate([[5, end, 6], [5]], [[8, end], [end, end, 9, end]], pad_id=end)
+    assert trajectories.action_mask.tolist() == [[True, True, False, False], [True] * 4]
+    assert trajectories.attention_mask.sum(1).tolist() == [5, 5]
+    assert trajectories.actions[trajectories.action_mask].tolist() == [8, end, end, end, 9, end]
+
+
 def test_it_takes_rows_and_trims_them():
     prompts, completions = [[5, 6], [5], [5, 6, 7]], [[7, 8], [9], [1, 2, 3, 4]]
     taken = rollout.collate(prompts, completions, pad_id=0).take([1, 0])

@@ -1,11 +1,16 @@
 """Sampling against naive generation, and its draws against the distribution they come from."""
 
+import collections
+import math
+import re
+
 import pytest
 import torch
 from scipy import stats
 
 from training.engine import sampling, transformer
-from training.engine.sampling import Decoder, draw, filter_logits, generate
+from training.engine.sampling import Decoder, StopStrings, draw, filter_logits, generate
+from training.engine.transformer import Architecture, Transformer
 
 PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17], [20, 21]]
 
@@ -27,6 +32,41 @@ def test_it_is_greedy_as_the_naive_way_is(make_policy):
     assert [sample.ids for sample in samples] == expected
     assert {sample.finish_reason for sample in samples} == {"length"}
     assert all(value == 0.0 for sample in samples for value in sample.logprobs)
+
+
+FAMILIES = {
+    "llama": {},
+    "windows": {"family": "mistral", "sliding_window": 3},
+    "windows above a layer that sees all": {"family": "qwen2", "sliding_window": 3, "full_attention_layers": 1},
+    "learned positions": {"family": "gpt2", "positions": "learned", "norm": "layer", "mlp": "gelu_tanh"},
+    "parallel, partly rotated": {"family": "gpt_neox", "norm": "layer", "rope_share": 0.5, "parallel_residual": True},
+    "normed queries": {"family": "qwen3", "qk_norm": True},
+    "one key-value head": {"n_kv_heads": 1},
+}
+
+
+@pytest.mark.parametrize("batch_size", [1, 6, 7, 512])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_is_greedy_in_every_family_forked_compacted_and_refilled(family, batch_size):
+    shape = {
+        "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "n_layers": 2, "n_heads": 4, "n_kv_heads": 4,
+        "head_size": 8, "max_positions": 64,
+    }  # fmt: skip
+    policy = Transformer(Architecture(**{**shape, **FAMILIES[family]})).initialise(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for number, parameter in enumerate(policy.parameters()):
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, 0.4, generator=torch.Generator().manual_seed(number))
+    prompts = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17], [20, 21], [3] * 12]
+    free = [naive_greedy(policy, prompt, new=9) for prompt in prompts]
+    stops = {free[0][2], free[2][6]}  # rows end at different steps
+    expected = [naive_greedy(policy, prompt, new=9, stops=stops) for prompt in prompts]
+    assert len({len(ids) for ids in expected}) > 1
+    samples = generate(
+        policy, prompts, max_new_tokens=9, temperature=0, stop_token_ids=stops, samples_per_prompt=3,
+        batch_size=batch_size,
+    )  # fmt: skip
+    assert [sample.ids for sample in samples] == [ids for ids in expected for _ in range(3)]
 
 
 def test_it_ends_each_row_at_its_own_stop_token(make_policy):
@@ -82,6 +122,84 @@ def test_it_draws_in_proportion():
     kept = chances > 0
     assert stats.chisquare(counts[kept].numpy(), (chances[kept] * n).double().numpy(), sum_check=False).pvalue > 0.001
     assert torch.allclose(logprobs, chances[tokens].log())
+
+
+SETTINGS = {
+    "whole": {},
+    "cooler": {"temperature": 0.5},
+    "three likeliest": {"top_k": 3},
+    "likeliest half": {"top_p": 0.5},
+    "all at once": {"temperature": 1.7, "top_k": 4, "top_p": 0.9},
+}
+
+
+def plain_chances(logits, temperature=1.0, top_k=0, top_p=1.0):
+    """One distribution as a list, by sorting and adding up."""
+    ranked = sorted(((math.exp(x / temperature), i) for i, x in enumerate(logits.tolist())), reverse=True)
+    ranked = ranked[: top_k or None]
+    total, kept, mass = sum(weight for weight, _ in ranked), [], 0.0
+    for weight, i in ranked:
+        if mass / total >= top_p:
+            break
+        kept.append((weight, i))
+        mass += weight
+    chances = [0.0] * len(logits)
+    for weight, i in kept:
+        chances[i] = weight / mass
+    return chances
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_it_samples_whole_completions_in_proportion(make_policy, name):
+    """Two tokens of a vocabulary of six: all 36 completions against the product of their chances."""
+    settings, count = SETTINGS[name], 6000
+    policy = make_policy(vocab_size=6)
+    with torch.no_grad():
+        policy.lm_head.weight.mul_(3)
+    draws = {"max_new_tokens": 2, "samples_per_prompt": count, "batch_size": count, "seed": 4}
+    samples = generate(policy, [[1, 2]], **draws, **settings)
+    with torch.no_grad():
+        first = plain_chances(policy(torch.tensor([[1, 2]]))[0, -1], **settings)
+        chances = {}
+        for a in range(6):
+            second = plain_chances(policy(torch.tensor([[1, 2, a]]))[0, -1], **settings)
+            chances |= {(a, b): first[a] * second[b] for b in range(6)}
+    counts = collections.Counter(tuple(sample.ids) for sample in samples)
+    assert all(chances[pair] > 0 for pair in counts)
+    often = [pair for pair in chances if chances[pair] * count >= 5]
+    rest = count - sum(counts[pair] for pair in often)
+    expected = [chances[pair] * count for pair in often]
+    observed = [counts[pair] for pair in often]
+    if count - sum(expected) > 1:
+        expected, observed = [*expected, count - sum(expected)], [*observed, rest]
+    assert len(expected) > 2
+    assert stats.chisquare(observed, expected, sum_check=False).pvalue > 0.001
+    for sample in samples[:50]:
+        assert sum(sample.logprobs) == pytest.approx(math.log(chances[tuple(sample.ids)]), abs=1e-4)
+
+
+def test_it_stops_at_a_string_however_it_is_cut_into_tokens(make_policy, story_tokenizer):
+    policy = make_policy(story_tokenizer.vocab_size, max_positions=128)
+    arguments = {"max_new_tokens": 40, "samples_per_prompt": 8, "seed": 1}
+    free = generate(policy, PROMPTS, **arguments)
+    texts = [story_tokenizer.decode(sample.ids, skip_special_tokens=False) for sample in free]
+    marks = [re.search("[a-zA-Z ]{3}", text)[0] for text in (texts[0], texts[9])]
+    stop = StopStrings(story_tokenizer, marks)
+    stopped = generate(policy, PROMPTS, **arguments, stop=stop)
+    ended = 0
+    for before, after, text in zip(free, stopped, texts, strict=True):
+        found = any(mark in text for mark in marks)
+        ended += found
+        assert after.finish_reason == ("stop" if found else "length")
+        assert before.ids[: len(after.ids)] == after.ids
+        assert before.logprobs[: len(after.ids)] == after.logprobs
+        kept = story_tokenizer.decode(after.ids, skip_special_tokens=False)
+        first = min((text.index(mark) for mark in marks if mark in text), default=len(text))
+        assert stop.cut(kept) == text[:first]
+        if found:  # not a token more than it takes
+            shorter = story_tokenizer.decode(after.ids[:-1], skip_special_tokens=False)
+            assert not any(mark in shorter for mark in marks)
+    assert 2 <= ended < len(free)
 
 
 def test_it_never_draws_what_has_no_chance():

@@ -1,6 +1,7 @@
 """The stages tokenizer, pretrain, sft and generate, run in the process: they learn, resume bit for bit, and count."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -221,6 +222,26 @@ def test_it_writes_completions_with_all_that_made_them(inputs, tmp_path, story_t
     run(generate, values, tmp_path / "again")
     one, other = (tmp_path / name / "output" / "completions.jsonl" for name in ("run", "again"))
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_it_ends_completions_at_stop_strings(inputs, tmp_path):
+    def texts(name, **more):
+        draws = {"samples_per_prompt": 8, "sampling": {"max_new_tokens": 30, "batch_size": 8}, **more}
+        run(generate, settings(inputs, ("policy", "prompts"), generate=draws), tmp_path / name)
+        lines = (tmp_path / name / "output" / "completions.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    free = texts("free")
+    mark = re.search("[a-zA-Z ]{3}", free[0]["text"])[0]
+    cut = texts("cut", stop_strings=[mark])
+    assert [line["text"] for line in cut] == [line["text"].partition(mark)[0] for line in free]
+    assert cut[0]["finish_reason"] == "stop"
+    assert cut[0]["message"]["content"] == cut[0]["text"]
+    assert cut[0]["generator"]["sampling"]["stop_strings"] == [mark]
+    assert "stop_strings" not in free[0]["generator"]["sampling"]
+    for wrong in ("text", [1], [""]):
+        with pytest.raises(config.ConfigError, match="must be a list of texts"):
+            config.build({"generate": {"stop_strings": wrong}})
 
 
 def test_it_starts_generating_anew_after_an_interruption(inputs, tmp_path):

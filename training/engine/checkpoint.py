@@ -3,8 +3,8 @@
 A directory appears under its name by one rename, after everything in it has reached the disk; manifest.json, with a
 sha256 of every file, is written last. safetensors and JSON only: nothing that is read here can run code.
 
-    policy          config.json model.safetensors tokenizer.json tokenizer_config.json chat_template.jinja
-                    generation_config.json manifest.json
+    policy          config.json model.safetensors (or shards with their index) tokenizer.json tokenizer_config.json
+                    chat_template.jinja generation_config.json manifest.json
     reward model    the same as ...ForSequenceClassification with one label; config.json keeps `score_shift`
     ensemble        member-00/ member-01/ ..., each a reward model without a manifest of its own; manifest.json
     state           state.json state.safetensors manifest.json
@@ -13,40 +13,41 @@ sha256 of every file, is written last. safetensors and JSON only: nothing that i
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import secrets
 import shutil
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from training.engine import families
+from training.engine import families, family_config
 from training.engine.heads import RewardModel, ScalarHead
-from training.engine.tokenizer import TokenizerError
+from training.engine.tokenizer import TokenizerError, warn_of_code
 from training.engine.tokenizer import load as load_tokenizer
 from training.engine.transformer import Transformer
+from training.engine.weights import (
+    SHARD_BYTES,
+    CheckpointError,
+    read_json,
+    read_tensors,
+    read_weights,
+    write_json,
+    write_tensors,
+    write_weights,
+)
 
 MANIFEST_SCHEMA = "plumbline.manifest/1"
-MANIFEST, WEIGHTS, WEIGHTS_INDEX = "manifest.json", "model.safetensors", "model.safetensors.index.json"
-MAX_JSON_BYTES = 50_000_000
-MAX_HEADER_BYTES = 100_000_000
-MAX_TENSORS = 20_000
+MANIFEST = "manifest.json"
 MAX_MEMBERS = 64
 
-log = logging.getLogger(__name__)
 
+def save_policy(policy, tokenizer, path, *, dtype="float32", shard_bytes=SHARD_BYTES):
+    """Writes a policy that the transformers library loads as it is; returns its digest.
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read or written. The message is one sentence for people."""
-
-
-def save_policy(policy, tokenizer, path, *, dtype="float32"):
-    """Writes a policy that the transformers library loads as it is; returns its digest."""
+    shard_bytes: weights beyond so many bytes go into several files with an index.
+    """
     with new_directory(path, kind="policy") as folder:
-        _write_model(folder, policy, tokenizer, dtype=dtype)
+        _write_model(folder, policy, tokenizer, dtype=dtype, shard_bytes=shard_bytes)
     return digest(path)
 
 
@@ -64,16 +65,16 @@ def load_policy(path, *, device="cpu"):
     return policy.to(device).eval()
 
 
-def save_reward_model(reward_model, tokenizer, path, *, dtype="float32"):
-    """Writes a RewardModel, or a list of them as one ensemble; returns the digest."""
+def save_reward_model(reward_model, tokenizer, path, *, dtype="float32", shard_bytes=SHARD_BYTES):
+    """Writes a RewardModel, or a list of them as one ensemble; returns the digest. Arguments as in save_policy."""
     with new_directory(path, kind="reward_model") as folder:
         if isinstance(reward_model, RewardModel):
-            _write_model(folder, reward_model, tokenizer, dtype=dtype)
+            _write_model(folder, reward_model, tokenizer, dtype=dtype, shard_bytes=shard_bytes)
         else:
             for number, member in enumerate(reward_model):
                 inner = folder / f"member-{number:02d}"
                 inner.mkdir()
-                _write_model(inner, member, tokenizer, dtype=dtype)
+                _write_model(inner, member, tokenizer, dtype=dtype, shard_bytes=shard_bytes)
     return digest(path)
 
 
@@ -120,8 +121,8 @@ def verify(path):
 def save_state(path, tensors, meta):
     """Writes trainer state: tensors {name: Tensor} and meta, anything that JSON holds. Returns the digest."""
     with new_directory(path, kind="state") as folder:
-        _write_tensors(folder / "state.safetensors", {name: tensor.detach() for name, tensor in tensors.items()})
-        _write_json(folder / "state.json", meta)
+        write_tensors(folder / "state.safetensors", {name: tensor.detach() for name, tensor in tensors.items()})
+        write_json(folder / "state.json", meta)
     return digest(path)
 
 
@@ -130,13 +131,13 @@ def load_state(path):
     path = Path(path)
     if check_manifest(path) != "state":
         raise CheckpointError(f"{path} holds no trainer state; name a resume checkpoint of the same run.")
-    return _read_tensors(path / "state.safetensors"), _read_json(path / "state.json")
+    return read_tensors(path / "state.safetensors"), read_json(path / "state.json")
 
 
 def digest(path):
     """sha256 of the manifest's canonical JSON; of a directory without one, of the manifest that it would get."""
     path = Path(path)
-    manifest = _read_json(path / MANIFEST) if (path / MANIFEST).exists() else _make_manifest(path, "policy")
+    manifest = read_json(path / MANIFEST) if (path / MANIFEST).exists() else _make_manifest(path, "policy")
     canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -148,7 +149,7 @@ def check_manifest(path):
         raise CheckpointError(f"There is no checkpoint directory at {path}.")
     if not (path / MANIFEST).exists():
         return ""
-    manifest = _read_json(path / MANIFEST)
+    manifest = read_json(path / MANIFEST)
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict) or manifest.get("schema") != MANIFEST_SCHEMA:
         raise CheckpointError(f"{path / MANIFEST} is not a manifest of the schema {MANIFEST_SCHEMA}.")
@@ -185,7 +186,7 @@ def new_directory(path, *, kind):
             for name in names:
                 _sync(Path(folder) / name)
             _sync(folder)
-        _write_json(temporary / MANIFEST, manifest)
+        write_json(temporary / MANIFEST, manifest)
         _sync(temporary / MANIFEST)
         _sync(temporary)
         # Rename last: a crash before here leaves no directory that looks complete.
@@ -242,7 +243,7 @@ def _facts(path):
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
 
 
-def _write_model(folder, model, tokenizer, *, dtype):
+def _write_model(folder, model, tokenizer, *, dtype, shard_bytes):
     is_reward_model = isinstance(model, RewardModel)
     trunk = model.trunk if is_reward_model else model
     architecture = model.config
@@ -258,7 +259,7 @@ def _write_model(folder, model, tokenizer, *, dtype):
         parts = whole.split(sizes) if sizes else [whole]
         tensors |= {part_name: part.contiguous() for part_name, part in zip(theirs, parts, strict=True)}
     config = {
-        **families.write_config(architecture),
+        **family_config.write_config(architecture),
         "architectures": [family.classification_class if is_reward_model else family.causal_class],
         "dtype": dtype,
         "bos_token_id": tokenizer.backend.token_to_id(tokenizer.bos_token) if tokenizer.bos_token else None,
@@ -272,9 +273,9 @@ def _write_model(folder, model, tokenizer, *, dtype):
             "problem_type": "regression",
             "score_shift": float(model.score_shift),
         }
-    _write_tensors(folder / WEIGHTS, tensors)
-    _write_json(folder / "config.json", config)
-    _write_json(
+    write_weights(folder, tensors, shard_bytes=shard_bytes)
+    write_json(folder / "config.json", config)
+    write_json(
         folder / "generation_config.json",
         {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id, "do_sample": True},
     )
@@ -282,14 +283,12 @@ def _write_model(folder, model, tokenizer, *, dtype):
 
 
 def _read_config(path):
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     if not isinstance(config, dict):
         raise CheckpointError(f"{path / 'config.json'} must hold one JSON object.")
-    for key in ("auto_map", "trust_remote_code"):
-        if config.get(key):
-            log.warning("%s names code of its own (%s); it is ignored, nothing in a checkpoint is run.", path, key)
+    warn_of_code(path / "config.json", config)
     try:
-        return config, families.read_config(config)
+        return config, family_config.read_config(config)
     except families.FamilyError as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from None
 
@@ -313,7 +312,7 @@ def _read_reward_model(path, device):
 
 def _read_trunk(path, architecture, *, with_lm_head):
     """(Transformer in float32, tensors that are not the trunk's)."""
-    tensors = _read_weights(path)
+    tensors = read_weights(path)
     family = families.FAMILIES[architecture.family]
     tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(family.ignored)}
     if family.trunk and not any(name.startswith(family.trunk) for name in tensors):
@@ -359,85 +358,3 @@ def _read_trunk(path, architecture, *, with_lm_head):
 def _refuse_rest(path, rest):
     if rest:
         raise CheckpointError(f"{path} holds a tensor that its family does not have ({min(rest)}).")
-
-
-def _read_weights(path):
-    if (path / WEIGHTS_INDEX).exists() and not (path / WEIGHTS).exists():
-        return _read_shards(path)
-    if not (path / WEIGHTS).exists():
-        pickles = [name for name in ("pytorch_model.bin", "model.pt") if (path / name).exists()]
-        why = f"; {pickles[0]} is a pickle, which can run code: convert it to safetensors" if pickles else ""
-        raise CheckpointError(f"{path} has no {WEIGHTS}{why}.")
-    return _read_tensors(path / WEIGHTS)
-
-
-def _read_shards(path):
-    index = _read_json(path / WEIGHTS_INDEX)
-    where = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
-        raise CheckpointError(f"{path / WEIGHTS_INDEX} has no weight_map from tensors to files.")
-    tensors = {}
-    for shard in sorted(set(where.values())):
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(f"{path / WEIGHTS_INDEX} names {shard!r}, which is no file of its own directory.")
-        tensors |= _read_tensors(path / shard)
-    if set(tensors) != set(where):
-        odd = min(set(tensors) ^ set(where))
-        raise CheckpointError(f"{path / WEIGHTS_INDEX} and its shards disagree about the tensor {odd}.")
-    return tensors
-
-
-def _read_tensors(path):
-    """{name: Tensor} of one safetensors file, every fault a CheckpointError."""
-    if path.is_symlink():
-        raise CheckpointError(f"{path} is a link, not a plain file; copy the checkpoint with its files (cp -L).")
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); the checkpoint is not whole.") from None
-    length = int.from_bytes(head[:8], "little")
-    if len(head) < 9 or head[8:9] != b"{" or length > min(size - 8, MAX_HEADER_BYTES):
-        pickled = head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-        why = "it is a pickle or a zip under another name" if pickled else "its header is damaged"
-        raise CheckpointError(f"{path} is not a safetensors file: {why}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            if len(names) > MAX_TENSORS:
-                raise CheckpointError(f"{path} holds {len(names)} tensors, more than the {MAX_TENSORS} that are read.")
-            return {name: file.get_tensor(name) for name in names}
-    except CheckpointError:
-        raise
-    except (SafetensorError, ValueError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"{path} is not a sound safetensors file: {reason}.") from None
-
-
-def _write_tensors(path, tensors):
-    # Shared memory (a tied matrix) and strides are refused by the format: every tensor is written for itself.
-    save_file(
-        {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"}
-    )
-
-
-def _read_json(path):
-    try:
-        if path.is_symlink():
-            raise CheckpointError(f"{path} is a link, not a plain file; copy the checkpoint with its files (cp -L).")
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES // 1_000_000} MB, which it cannot need.")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); the checkpoint is not whole.") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} is not valid JSON.") from None
-
-
-def _write_json(path, value):
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
-        file.write("\n")

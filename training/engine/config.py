@@ -257,6 +257,9 @@ class GenerateConfig:
     samples_per_prompt: int = setting(4, "Completions of each prompt.", ge=1, le=1024)
     pool: str = setting("", "Only prompts of this pool; empty takes all.")
     limit: int = setting(0, "At most this many prompts; 0 takes all.", ge=0)
+    stop_strings: tuple = setting(
+        (), "Texts that end a completion; what stands from the first of them on is left out of its text."
+    )
     sampling: SamplingConfig = section(SamplingConfig)
 
 
@@ -306,8 +309,8 @@ def build(values):
 
 
 def resolved(config):
-    """The nested dictionary that `build` makes the same Config from."""
-    return dataclasses.asdict(config)
+    """The nested dictionary that `build` makes the same Config from, as JSON gives it back (a list for a tuple)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def require_inputs(config, stage, *names):
@@ -403,6 +406,10 @@ def _typed(key, value, kind):
         value = float(value)
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
+    if kind is tuple:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) and item for item in value):
+            raise ConfigError(f"{key}={value!r} must be a list of texts, none of them empty.")
+        return tuple(value)
     if type(value) is not kind:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         raise ConfigError(f"{key}={value!r} must be {words[kind]}.")

@@ -43,6 +43,10 @@ def train(config, run_dir, *, resume=None, should_stop=None):
         "seed": config.run.seed,
         "template_digest": tokenizer.template_digest,
     }
+    stop = None
+    if settings.stop_strings:
+        stop = sampling.StopStrings(tokenizer, settings.stop_strings)
+        generator["sampling"]["stop_strings"] = list(settings.stop_strings)
     size = max(1, draws.batch_size // settings.samples_per_prompt)  # prompts at once
     batches = [fitting[start : start + size] for start in range(0, len(fitting), size)]
 
@@ -71,13 +75,14 @@ def train(config, run_dir, *, resume=None, should_stop=None):
                     top_k=draws.top_k,
                     top_p=draws.top_p,
                     stop_token_ids=tokenizer.stop_ids,
+                    stop=stop,
                     samples_per_prompt=settings.samples_per_prompt,
                     seed=(config.run.seed * 1_000_003 + number) % 2**63,
                     batch_size=draws.batch_size,
                 )
             for index, sample in enumerate(samples):
                 prompt, ids = batch[index // settings.samples_per_prompt]
-                line = describe(prompt, ids, index % settings.samples_per_prompt, sample, tokenizer, generator)
+                line = describe(prompt, ids, index % settings.samples_per_prompt, sample, tokenizer, generator, stop)
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             drawn = sum(len(sample.ids) for sample in samples)
             total, tokens = total + len(samples), tokens + drawn
@@ -101,10 +106,11 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     )
 
 
-def describe(prompt, prompt_ids, index, sample, tokenizer, generator):
-    """One line of completions.jsonl."""
-    ids = sample.ids[:-1] if sample.finish_reason == "stop" else sample.ids
+def describe(prompt, prompt_ids, index, sample, tokenizer, generator, stop=None):
+    """One line of completions.jsonl. token_ids are all that was sampled; the text ends before a stop string."""
+    ids = sample.ids[:-1] if sample.ids[-1] in tokenizer.stop_ids else sample.ids
     text = tokenizer.decode(ids)
+    text = stop.cut(text) if stop else text
     return {
         "prompt_digest": prompt.digest,
         "index": index,

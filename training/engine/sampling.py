@@ -23,6 +23,25 @@ class Sample:
     finish_reason: str  # stop | length
 
 
+class StopStrings:
+    """Ends a completion once its text holds one of some strings; `cut` gives the text before it."""
+
+    def __init__(self, tokenizer, strings):
+        self.tokenizer = tokenizer
+        self.strings = tuple(strings)
+        # A token is at least one byte, and a string that ended earlier has ended its completion earlier.
+        self.tail = max(len(string.encode()) for string in self.strings)
+
+    def __call__(self, ids):
+        text = self.tokenizer.decode(ids[-self.tail :], skip_special_tokens=False)
+        return any(string in text for string in self.strings)
+
+    def cut(self, text):
+        """The text before the first of the strings; all of it where there is none."""
+        places = [text.find(string) for string in self.strings]
+        return text[: min((place for place in places if place >= 0), default=len(text))]
+
+
 class Decoder:
     """Rows of tokens that grow one token a step. `logits` (rows, V) are always those of the next token."""
 
@@ -151,10 +170,13 @@ def generate(
     seed=0,
     batch_size=512,
     only=None,
+    stop=None,
 ):
     """Completions of prompts (lists of ids), `samples_per_prompt` of each standing together.
 
     only: the places of the prompts that are drawn, all by default; their draws are those of a call that draws all.
+    stop: a completion's ids so far -> whether it ends with them (StopStrings, say); never in a rollout, whose
+          completions must be whole samples of the policy.
 
     batch_size bounds the rows decoded at once. A row ends at a stop token (kept as its last id), after max_new_tokens,
     or where the policy's positions end. Raises ValueError for a prompt that leaves no room for a token.
@@ -179,13 +201,13 @@ def generate(
         if not batch:
             continue
         samples += _generate_batch(
-            policy, batch, uniforms, samples_per_prompt, set(stop_token_ids),
+            policy, batch, uniforms, samples_per_prompt, set(stop_token_ids), stop,
             {"temperature": temperature, "top_k": top_k, "top_p": top_p},
         )  # fmt: skip
     return samples
 
 
-def _generate_batch(policy, prompts, uniforms, copies, stops, filters):
+def _generate_batch(policy, prompts, uniforms, copies, stops, stop, filters):
     device = policy.embedding.weight.device
     rows, new = uniforms.shape
     longest = max(map(len, prompts))
@@ -204,6 +226,8 @@ def _generate_batch(policy, prompts, uniforms, copies, stops, filters):
         ids[owners, step] = tokens
         logprobs[owners, step] = chosen
         ended = torch.isin(tokens, stop_ids)
+        if stop is not None:
+            ended |= torch.tensor([stop(row) for row in ids[owners, : step + 1].tolist()], device=device)
         finished = ended | (limits[owners] <= step + 1)
         if bool(finished.any()):
             done = owners[finished]

@@ -1,53 +1,38 @@
 """Byte-level BPE and chat templates, over the `tokenizers` library.
 
-Text that people or models wrote never becomes a control token: `encode` knows no special tokens at all, and a chat
-template is rendered with special-looking strings in messages broken by a sentinel that goes again after the split.
-Without such strings the ids equal those of the transformers library.
+Text that people or models wrote never becomes a control token, however much it looks like one: where it does, the text
+is encoded by a copy of the tokenizer in which every control token has another, private name. All else gives the ids of
+the transformers library.
+
+A control token is one that the file calls special, or an added one with a character that is neither letter nor digit
+nor space (`<think>`). Added words and runs of spaces (GPT-NeoX has those) are plain vocabulary.
 
 A prompt and its completion are encoded apart, so that the prompt's ids never depend on the completion.
 """
 
-import datetime
-import functools
 import hashlib
 import json
+import logging
 import re
-import time
 from pathlib import Path
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.sandbox
-import jinja2.visitor
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from training.engine import chat_template
+from training.engine.chat_template import CHAT_TEMPLATE
 
 PAD, END_OF_TEXT, TURN_START, TURN_END = "<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (PAD, END_OF_TEXT, TURN_START, TURN_END)
 
-# ChatML. A message of role `note` is text about the turn before it (a reader's remark in a pretraining text); it stands
-# right behind that turn's end, so that a policy learns to know at the end of a turn what could be said about it.
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{%- if message['role'] == 'note' -%}
-{{ message['content'] }}
-{%- else -%}
-{{ ('' if loop.first else '\\n') + '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{ '\\n<|im_start|>assistant\\n' }}
-{%- endif -%}
-"""
-
 # GPT-2's pattern, with digits one by one and without its English contractions.
 SPLIT_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
-TEMPLATE_SECONDS = 2.0
-TEMPLATE_CHARACTERS = 20_000_000
 # A checkpoint's vocabulary may be large; a file beyond this is not a vocabulary.
 MAX_FILE_BYTES = 100_000_000
+MAX_TEMPLATE_BYTES = 1_000_000
+
+log = logging.getLogger(__name__)
 
 TOKENIZER, TOKENIZER_CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 
@@ -84,6 +69,7 @@ def load(path):
     config = _read_json(folder / TOKENIZER_CONFIG)
     generation = _read_json(folder / "generation_config.json")
     model = _read_json(folder / "config.json")
+    warn_of_code(folder / TOKENIZER_CONFIG, config)
     eos_token = _token_text(config.get("eos_token")) or _token_of_id(backend, model.get("eos_token_id"))
     pad_token = _token_text(config.get("pad_token"))
     stops = generation.get("eos_token_id", model.get("eos_token_id"))
@@ -98,6 +84,13 @@ def load(path):
     )
 
 
+def warn_of_code(path, config):
+    """Says that code which a configuration names is not run."""
+    for key in ("auto_map", "trust_remote_code"):
+        if config.get(key):
+            log.warning("%s names code of its own (%s); it is ignored, nothing in a checkpoint is run.", path, key)
+
+
 class Tokenizer:
     """Text to ids and back, for one vocabulary and one chat template."""
 
@@ -105,11 +98,13 @@ class Tokenizer:
         self.backend = backend
         self.template = template
         self.pad_token, self.eos_token, self.bos_token = pad_token, eos_token, bos_token
-        self._added = {token.content: i for i, token in backend.get_added_tokens_decoder().items()}
-        self._control_ids = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
-        longest_first = sorted(self._added, key=len, reverse=True)
-        self._added_pattern = re.compile("|".join(re.escape(token) for token in longest_first) or r"(?!)")
-        self._plain = _without_added_tokens(backend)
+        added = backend.get_added_tokens_decoder()
+        self._control = {token.content: i for i, token in added.items() if _is_control(token)}
+        longest_first = sorted(self._control, key=len, reverse=True)
+        self._control_pattern = re.compile("|".join(re.escape(token) for token in longest_first) or r"(?!)")
+        # Such a token is looked for in text that was lower-cased, say: a pattern need not find what the library finds.
+        self._needs_guard = backend.normalizer is not None and any(added[i].normalized for i in self._control.values())
+        self._guarded = None  # a Guarded, made when it is needed
         self.eos_id = self._id_of(eos_token, "end-of-text")
         # A vocabulary without padding (GPT-2) pads with 0: masks, never ids, say what is real.
         self.pad_id = 0 if pad_token is None else self._id_of(pad_token, "padding")
@@ -134,8 +129,12 @@ class Tokenizer:
 
     def encode_batch(self, texts):
         """Ids of many plain texts."""
-        batches = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [self._never_control(text, found.ids) for text, found in zip(texts, batches, strict=True)]
+        texts = list(texts)
+        control = set(self._control.values())
+        return [
+            self._guard(text).encode(text) if control.intersection(found.ids) else found.ids
+            for text, found in zip(texts, self.backend.encode_batch_fast(texts, add_special_tokens=False), strict=True)
+        ]
 
     def decode(self, ids, *, skip_special_tokens=True):
         """Text of ids; bytes that are no UTF-8 become the replacement character."""
@@ -183,12 +182,6 @@ class Tokenizer:
             )
         return found
 
-    def _never_control(self, text, ids):
-        # A vocabulary that looks whole words up may still hit a control token: character by character it cannot.
-        if self._control_ids.isdisjoint(ids):
-            return ids
-        return [i for character in text for i in self._plain.encode(character, add_special_tokens=False).ids]
-
     def _find_end_of_turn(self):
         """The control token that the template writes after an assistant's text, or None."""
         if not self.template:
@@ -199,51 +192,78 @@ class Tokenizer:
         except TokenizerError:
             return None
         after = text.rpartition(mark)[2]
-        return next((self._added[token] for token in self._added_pattern.findall(after)), None)
+        return next((self._control[token] for token in self._control_pattern.findall(after)), None)
 
     def _render(self, messages, add_generation_prompt):
-        """(text, sentinel): the rendered conversation, and the character that breaks special-looking content, or ""."""
+        """(text, {control-looking text that people wrote: what stands for it there}) of a conversation."""
         if not self.template:
             raise TokenizerError(
                 f"This checkpoint has no chat template, so it cannot read messages; add {TEMPLATE} to its directory."
             )
         messages = [_plain_message(message) for message in messages]
-        pattern = self._added_pattern
-        texts = [value for message in messages for value in message.values() if isinstance(value, str)]
-        sentinel = ""
-        if any(pattern.search(text) for text in texts):
-            joined = "".join(texts)
-            sentinel = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in joined)
+        written = "".join(_texts_in(messages))
+        found = sorted(set(self._control_pattern.findall(written)))
+        sentinel = _unused_in(self.template + written, range(0xE000, 0xF000))
+        hidden = {content: f"{sentinel}{chr(0xF0000 + number)}{sentinel}" for number, content in enumerate(found)}
+        if hidden:
+            messages = _with_texts(messages, lambda text: self._control_pattern.sub(lambda m: hidden[m[0]], text))
+        names = {"bos_token": self.bos_token, "eos_token": self.eos_token, "pad_token": self.pad_token}
+        values = {name: token for name, token in names.items() if token is not None}
+        values |= {"messages": messages, "add_generation_prompt": add_generation_prompt}
+        try:
+            return chat_template.render(self.template, {**values, "tools": None, "documents": None}), hidden
+        except chat_template.TemplateError as error:
+            raise TokenizerError(f"The chat template {error}; use another template.") from None
 
-            def split(match):
-                return match[0][0] + sentinel + match[0][1:]
-
-            messages = [
-                {key: _break(value, pattern, split) if isinstance(value, str) else value for key, value in m.items()}
-                for m in messages
-            ]
-        text = _render_template(
-            self.template,
-            messages=messages,
-            add_generation_prompt=add_generation_prompt,
-            bos_token=self.bos_token or "",
-            eos_token=self.eos_token,
-            pad_token=self.pad_token or "",
-        )
-        return text, sentinel
-
-    def _encode_rendered(self, text, sentinel):
-        if not sentinel:
+    def _encode_rendered(self, text, hidden):
+        if not hidden and not self._needs_guard:
             return self.backend.encode(text, add_special_tokens=False).ids
-        ids, start = [], 0
-        for match in self._added_pattern.finditer(text):
-            ids += self._encode_piece(text[start : match.start()], sentinel)
-            ids.append(self._added[match[0]])
-            start = match.end()
-        return ids + self._encode_piece(text[start:], sentinel)
+        guard = self._guard(text)
+        text = self._control_pattern.sub(lambda match: guard.names[match[0]], text)
+        for content, place in hidden.items():
+            text = text.replace(place, content)
+        return guard.encode(text)
 
-    def _encode_piece(self, text, sentinel):
-        return self.encode(text.replace(sentinel, "")) if text else []
+    def _guard(self, text):
+        """A Guarded whose private names do not occur in the text."""
+        if self._guarded is None or self._guarded.mark in text:
+            self._guarded = Guarded(self.backend, self._control, mark=_unused_in(text, range(0xF000, 0xF900)))
+        return self._guarded
+
+
+class Guarded:
+    """A tokenizer in which control tokens keep their ids under private names, so that no text of people names one."""
+
+    def __init__(self, backend, control, *, mark):
+        """control: {content: id}. mark: a character that the texts to come do not hold."""
+        self.mark = mark
+        self.names = {content: f"{mark}{chr(0xF0000 + number)}{mark}" for number, content in enumerate(control)}
+        values = json.loads(backend.to_str())
+        values["post_processor"] = values["truncation"] = values["padding"] = None
+        for token in values["added_tokens"]:
+            if token["content"] in self.names:
+                # Looked for in the text as it is: a normalizer may drop characters of private use.
+                token |= {"content": self.names[token["content"]], "normalized": False}
+        self._rename_in_model(values["model"])
+        self._backend = tokenizers.Tokenizer.from_str(json.dumps(values))
+        assert all(self._backend.token_to_id(self.names[content]) == i for content, i in control.items())
+
+    def encode(self, text):
+        """Ids of a text; private names in it become their control tokens."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def _rename_in_model(self, model):
+        # A model that looks whole words up would find a control token in its vocabulary, added or not.
+        vocabulary = model["vocab"]
+        if isinstance(vocabulary, list):  # Unigram: pairs of piece and score
+            model["vocab"] = [[self.names.get(piece, piece), score] for piece, score in vocabulary]
+            return
+        renamed = self.names.keys() & vocabulary.keys()
+        model["vocab"] = {self.names.get(piece, piece): i for piece, i in vocabulary.items()}
+        if model.get("unk_token") in self.names:
+            model["unk_token"] = self.names[model["unk_token"]]
+        if renamed and "merges" in model:
+            model["merges"] = [pair for pair in model["merges"] if renamed.isdisjoint(_parts(pair))]
 
 
 def message_text(message):
@@ -261,28 +281,45 @@ def _plain_message(message):
     return {**message, "content": message_text(message)}
 
 
-def _break(text, pattern, split):
-    # Breaking one token may uncover another that overlapped it, so go on until none is left.
-    while pattern.search(text):
-        text = pattern.sub(split, text)
-    return text
+def _is_control(token):
+    return token.special or not all(character.isalnum() or character.isspace() for character in token.content)
 
 
-def _without_added_tokens(backend):
-    values = json.loads(backend.to_str())
-    values["added_tokens"] = []
-    values["post_processor"] = None
-    values["truncation"] = values["padding"] = None
-    return tokenizers.Tokenizer.from_str(json.dumps(values))
+def _unused_in(text, codes):
+    """A character, of private use, that the text does not hold."""
+    return next(chr(code) for code in codes if chr(code) not in text)
+
+
+def _texts_in(value):
+    """Every text in a nest of lists and dictionaries."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(item)
+
+
+def _with_texts(value, change):
+    """The same nest with every text changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _with_texts(item, change) for key, item in value.items()}
+    return [_with_texts(item, change) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _parts(pair):
+    """Both sides of a merge, and what they make."""
+    left, right = pair.split(" ") if isinstance(pair, str) else pair
+    return left, right, left + right
 
 
 def _read_backend(path):
     if not path.is_file():
         raise TokenizerError(f"There is no {TOKENIZER} at {path.parent}; a checkpoint needs one beside its weights.")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise TokenizerError(f"{path} is larger than {MAX_FILE_BYTES // 1_000_000} MB, which no tokenizer needs.")
+    text = _read_text(path, MAX_FILE_BYTES)
     try:
-        backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception
         raise TokenizerError(f"{path} is not a tokenizer that can be read: {_one_line(error)}.") from None
     backend.no_padding()
@@ -290,11 +327,21 @@ def _read_backend(path):
     return backend
 
 
+def _read_text(path, most):
+    if path.stat().st_size > most:
+        raise TokenizerError(f"{path} is larger than {most // 1_000_000} MB, which it cannot need.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise TokenizerError(f"{path} is not UTF-8 text.") from None
+
+
 def _read_json(path):
     if not path.is_file():
         return {}
+    text = _read_text(path, MAX_FILE_BYTES)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is not valid JSON: {_one_line(error)}.") from None
     if not isinstance(values, dict):
@@ -304,7 +351,7 @@ def _read_json(path):
 
 def _read_template(folder, config):
     if (folder / TEMPLATE).is_file():
-        return (folder / TEMPLATE).read_text(encoding="utf-8")
+        return _read_text(folder / TEMPLATE, MAX_TEMPLATE_BYTES)
     template = config.get("chat_template")  # older checkpoints keep it here, some several by name
     if isinstance(template, list):
         named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
@@ -329,121 +376,3 @@ def _write_text(path, text):
 
 def _one_line(error):
     return " ".join(str(error).split())[:200]
-
-
-class _Limiter(jinja2.visitor.NodeTransformer):
-    """Routes loops and joins through filters that look at the clock and at sizes."""
-
-    def visit_For(self, node):
-        self.generic_visit(node)
-        node.iter = self._through("_until_late", node.iter)
-        return node
-
-    def visit_Concat(self, node):
-        self.generic_visit(node)
-        return self._through("_joined", jinja2.nodes.List(node.nodes, lineno=node.lineno))
-
-    def _through(self, name, value):
-        return jinja2.nodes.Filter(value, name, [], [], None, None, lineno=value.lineno)
-
-
-class _LimitedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, with a limit on the time that loops take and on the size of what they make."""
-
-    intercepted_binops = frozenset(("*", "**", "+", "%"))
-
-    def _parse(self, source, name, filename):
-        return _Limiter().visit(super()._parse(source, name, filename))
-
-    def call(self, context, function, /, *args, **kwargs):
-        self.check_time()
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, int):
-                _check_size(abs(value))  # of a width, a count
-        return super().call(context, function, *args, **kwargs)
-
-    def call_binop(self, context, operator, left, right):
-        self.check_time()
-        if operator == "*":
-            size, times = (left, right) if isinstance(right, int) else (right, left)
-            if isinstance(size, str | list | tuple) and isinstance(times, int):
-                _check_size(len(size) * times)
-        if operator == "**" and isinstance(left, int) and isinstance(right, int):
-            _check_size(max(left.bit_length(), 1) * right)
-        if operator == "%" and isinstance(left, str):
-            raise jinja2.sandbox.SecurityError("formatting with % is not allowed")
-        if operator == "+" and isinstance(left, str) and isinstance(right, str):
-            _check_size(len(left) + len(right))
-        return super().call_binop(context, operator, left, right)
-
-    def check_time(self):
-        if time.monotonic() > self.deadline:
-            raise TimeoutError
-
-    deadline = float("inf")
-
-
-def _check_size(size):
-    if size > TEMPLATE_CHARACTERS:
-        raise jinja2.sandbox.SecurityError("the text grows too long")
-
-
-def _with_checked_sizes(function):
-    @functools.wraps(function)
-    def checked(*args, **kwargs):
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, int):
-                _check_size(abs(value))
-        return function(*args, **kwargs)
-
-    return checked
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(template):
-    environment = _LimitedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
-
-    def until_late(items):
-        for item in items:
-            environment.check_time()
-            yield item
-
-    def joined(items):
-        texts = [str(item) for item in items]
-        _check_size(sum(map(len, texts)))
-        return "".join(texts)
-
-    def raise_exception(message):
-        raise jinja2.TemplateError(message)
-
-    for name in ("center", "indent", "batch", "slice"):
-        environment.filters[name] = _with_checked_sizes(environment.filters[name])
-    environment.filters["_joined"] = joined
-    environment.filters["_until_late"] = until_late
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    return environment, environment.from_string(template)
-
-
-def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _render_template(template, **values):
-    try:
-        environment, compiled = _compiled(template)
-        environment.deadline = time.monotonic() + TEMPLATE_SECONDS
-        pieces, size = [], 0
-        for piece in compiled.generate(**values):
-            environment.check_time()
-            size += len(piece)
-            _check_size(size)
-            pieces.append(piece)
-        return "".join(pieces)
-    except TimeoutError:
-        raise TokenizerError(
-            f"The chat template ran for more than {TEMPLATE_SECONDS:g} seconds and was stopped; use another template."
-        ) from None
-    except Exception as error:  # a template may raise anything
-        raise TokenizerError(f"The chat template cannot be rendered: {_one_line(error)}.") from None
