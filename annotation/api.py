@@ -17,7 +17,7 @@ from annotation import serializers as bodies
 from annotation.formats import EXPORTS
 from annotation.formats.selection import JudgmentFilter
 from annotation.models import Assignment, Completion, Prompt, Purpose, Role
-from annotation.permissions import project_for, projects_of
+from annotation.permissions import lacks_consent, project_for, projects_of
 from plumbline.api import Conflict, refuse_unknown_parameters
 
 MAX_PAGE = 1000
@@ -170,7 +170,11 @@ def prompt_sets(request, slug):
 def next_task(request, slug):
     """Claims a task, or gives the one that you hold. 204: nothing is waiting for you."""
     refuse_unknown_parameters(request, ["ahead"])
-    project, _member = project_for(request.user, slug)
+    project, member = project_for(request.user, slug)
+    if lacks_consent(project, member):
+        raise exceptions.PermissionDenied(
+            _("These texts may be disturbing: agree to see them on the project's page first.")
+        )
     assignment = assignments.next_assignment(project, annotator=request.user, ahead=read_flag(request, "ahead"))
     if assignment is None:
         return Response(status=204)

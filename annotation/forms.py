@@ -10,7 +10,8 @@ from django.utils.text import slugify
 from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Membership, Pool, Role
-from annotation.projects import MAX_GUIDELINE, ranking_form
+from annotation.projects import MAX_GUIDELINE
+from annotation.ranking_form import BEST, CHOICES, MAX_CHOICES, MAX_TEXT, WORST, form_of
 
 
 class PromptsForm(forms.Form):
@@ -97,29 +98,36 @@ def start_of(day):
 
 
 class LinesField(forms.CharField):
-    """[{"key", "label"}], one a line: “label”, or “key: label”."""
+    """[{"key", "label"}], one label a line. A label that was there before keeps its key, which the data carries."""
 
     widget = forms.Textarea
+    known = ()  # the choices until now
 
     def prepare_value(self, value):
         if isinstance(value, list):
-            return "\n".join(f"{choice['key']}: {choice['label']}" for choice in value)
+            return "\n".join(choice["label"] for choice in value)
         return value
 
     def clean(self, value):
-        choices = []
+        keys = {choice["label"]: choice["key"] for choice in self.known}
+        choices = {}
         for line in super().clean(value).splitlines():
-            key, separator, label = line.strip().partition(":")
-            label = label.strip() if separator else key.strip()
-            if label:
-                choices.append({"key": key.strip() if separator else slugify(label)[:60] or label[:60], "label": label})
-        return choices
+            if label := line.strip():
+                key = keys.get(label) or slugify(label)[:60].replace("-", "_") or label[:60]
+                choices[key] = {"key": key, "label": label}
+        if len(choices) > MAX_CHOICES:
+            raise ValidationError(_("At most %(limit)d lines, please."), params={"limit": MAX_CHOICES})
+        return list(choices.values())
 
 
 class SettingsForm(forms.Form):
     name = forms.CharField(label=_("Name"), max_length=200)
     description = forms.CharField(
-        label=_("Description"), required=False, max_length=20_000, widget=forms.Textarea(attrs={"rows": 3})
+        label=_("Description"),
+        required=False,
+        max_length=20_000,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text=_("For the people who work on it: what should the model get better at?"),
     )
     completions_per_task = forms.IntegerField(
         label=_("Answers per task"),
@@ -133,13 +141,15 @@ class SettingsForm(forms.Form):
         max_value=100,
         help_text=_("With two or more you see how far people agree."),
     )
+    daily_goal = forms.IntegerField(label=_("Tasks a person is asked to do a day"), min_value=1, max_value=100_000)
     lease_seconds = forms.IntegerField(
         label=_("Seconds a task stays reserved"),
         min_value=10,
         max_value=7 * 24 * 3600,
-        help_text=_("After this time without a sign of life the task goes to someone else."),
+        help_text=_(
+            "After this time without a sign of life the task goes to someone else. 900 are a quarter of an hour."
+        ),
     )
-    daily_goal = forms.IntegerField(label=_("Tasks a person is asked to do a day"), min_value=1, max_value=100_000)
     gold_share = forms.FloatField(
         label=_("Share of hidden checks"),
         min_value=0,
@@ -158,30 +168,96 @@ class SettingsForm(forms.Form):
         help_text=_("Whoever often differs from everybody else counts less."),
     )
     overall = forms.BooleanField(label=_("Ask how good each answer is, from 1 to 7"), required=False)
-    rationale = forms.BooleanField(label=_("Offer a box for the reasons"), required=False)
-    rewrite = forms.BooleanField(label=_("Let people write a better answer"), required=False)
     axes = LinesField(
         label=_("Further ratings from 1 to 7"),
         required=False,
         max_length=10_000,
-        help_text=_("One a line, such as “Helpful”."),
+        help_text=_("One a line, such as “Is it true?”. Each costs time on every answer."),
         widget=forms.Textarea(attrs={"rows": 3}),
     )
     flags = LinesField(
-        label=_("Flags for a single answer"),
+        label=_("What can be wrong with an answer"),
         required=False,
         max_length=10_000,
-        help_text=_("One a line."),
-        widget=forms.Textarea(attrs={"rows": 8}),
+        help_text=_("Flags to be set on a single answer, one a line. A line that you reword counts as a new flag."),
+        widget=forms.Textarea(attrs={"rows": 10}),
+    )
+    strength = forms.BooleanField(
+        label=_("Ask how much better the better one is"),
+        required=False,
+        help_text=_("Only where a task has two answers: slightly, somewhat, clearly, much, by far."),
+    )
+    rationale = forms.BooleanField(label=_("Offer a box for the reasons"), required=False)
+    rewrite = forms.BooleanField(
+        label=_("Let people improve an answer"),
+        required=False,
+        help_text=_("What they write is kept as an example for the model to learn from."),
+    )
+    note = forms.CharField(
+        label=_("A question to answer before the answers are shown"),
+        required=False,
+        max_length=MAX_TEXT,
+        help_text=_(
+            "Such as “What should a good answer contain?”. It keeps the first answer from setting the standard. "
+            "Empty: nothing is asked."
+        ),
+    )
+    objective = forms.ChoiceField(
+        label=_("Which answer comes first?"),
+        choices=[(BEST, _("the best one")), (WORST, _("the most harmful one, to find what the model must not say"))],
+        widget=forms.RadioSelect,
+        help_text=_("The order is stored best first either way."),
+    )
+    sensitive = forms.BooleanField(
+        label=_("The texts may be disturbing"),
+        required=False,
+        help_text=_(
+            "People are asked whether they want to see them, and every text stays covered until it is opened. "
+            "Always so when the most harmful comes first."
+        ),
+    )
+    warning = forms.CharField(
+        label=_("What people are told before they agree"),
+        required=False,
+        max_length=MAX_TEXT,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text=_("Say what kind of content it is. Empty: a general warning is shown."),
+    )
+    write_answers = forms.BooleanField(
+        label=_("Let people write whole answers"),
+        required=False,
+        help_text=_("To the prompts for demonstrations. The model can learn from them before any ranking."),
+    )
+    write_prompts = forms.BooleanField(
+        label=_("Let people propose prompts"),
+        required=False,
+        help_text=_("You decide on the page “Prompts” which are used."),
     )
 
-    QUESTIONS = ("overall", "rationale", "rewrite", "axes", "flags")
+    SECTIONS = (
+        (_("The project"), ("name", "description")),
+        (_("How the work is shared out"), ("completions_per_task", "overlap", "daily_goal", "lease_seconds")),
+        (_("How the work is checked"), ("gold_share", "repeat_share", "weigh_annotators")),
+        (
+            _("What is asked beside the order"),
+            ("overall", "axes", "flags", "strength", "rationale", "rewrite", "note"),
+        ),
+        (_("Harm"), ("objective", "sensitive", "warning")),
+        (_("Writing"), ("write_answers", "write_prompts")),
+    )
+    QUESTIONS = frozenset(name for _title, names in SECTIONS[3:] for name in names)
 
     def __init__(self, *args, project, **kwargs):
         stored = {name: getattr(project, name) for name in self.base_fields if name not in self.QUESTIONS}
-        form = ranking_form(project)
+        form = form_of(project)
         stored |= {name: form[name] for name in self.QUESTIONS}
         super().__init__(*args, initial=stored, **kwargs)
+        for name in CHOICES:
+            self.fields[name].known = form[name]
+
+    def sections(self):
+        """[(title, bound fields)], as the page shows them."""
+        return [(title, [self[name] for name in names]) for title, names in self.SECTIONS]
 
     def settings(self):
         """What to hand to projects.change_project."""

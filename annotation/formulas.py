@@ -37,6 +37,8 @@ ATTRIBUTES = {
     "mstyle": {"displaystyle"},
     "mtable": {"displaystyle"},
 }
+# Elements that mean nothing with more or fewer parts, as an unclosed \frac has.
+CHILDREN = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "mover": 2, "munder": 2, "msubsup": 3, "munderover": 3}
 # No negative space, which would draw one letter over another, and none as wide as a page.
 ATTRIBUTE_VALUE = re.compile(r"true|false|normal|block|inline|prefix|postfix|infix|0|0?[0-4]?(\.\d{1,4})?em")
 
@@ -80,6 +82,8 @@ def to_mathml(latex, *, display):
     except Exception:  # the converter's own, and whatever else broken LaTeX makes it stumble over
         return None
     for element in root.iter():
+        if len(element) != CHILDREN.get(element.tag, len(element)):
+            return None
         # The converter writes its signs as references inside the text.
         element.text = html.unescape(element.text or "")
     root.attrib.pop("xmlns", None)

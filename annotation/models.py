@@ -24,8 +24,7 @@ class Project(models.Model):
     overlap = models.PositiveSmallIntegerField(_("people per task"), default=1)
     lease_seconds = models.PositiveIntegerField(_("seconds a task stays reserved"), default=900)
     daily_goal = models.PositiveIntegerField(_("tasks a person is asked to do a day"), default=60)
-    # What the ranking page asks beside the order:
-    # {"overall": bool, "axes": [{"key", "label"}], "flags": [{"key", "label"}], "rationale": bool, "rewrite": bool}
+    # What the pages ask beside the order, where it departs from the defaults: ranking_form.py names the keys.
     ranking_form = models.JSONField(_("questions beside the order"), default=dict, blank=True)
     gold_share = models.FloatField(
         _("share of hidden checks"), default=0.1
@@ -70,6 +69,7 @@ class Membership(models.Model):
     simulated = models.BooleanField(default=False)  # its rankings are marked, and never mixed with people's
     active = models.BooleanField(default=True)
     quarantined_at = models.DateTimeField(null=True, blank=True)  # since then, new rankings are held back
+    consented_at = models.DateTimeField(null=True, blank=True)  # to texts that may be disturbing
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -419,6 +419,7 @@ class Ranking(models.Model):
     ratings = models.JSONField(default=dict)  # {completion id: {"overall": 1..7, axis: 1..7}}
     flags = models.JSONField(default=dict)  # {completion id: [flag, …]}
     rationale = models.TextField(blank=True)
+    note = models.TextField(blank=True)  # written before the answers were shown
     presented_order = models.JSONField()
     seconds = models.FloatField(null=True, blank=True)
     guideline_version = models.PositiveIntegerField(default=0)  # 0: the project had none

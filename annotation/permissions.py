@@ -6,6 +6,7 @@ from django.utils.translation import gettext as _
 
 from annotation.models import Membership, Project, Role
 from annotation.projects import membership
+from annotation.ranking_form import form_of
 
 RANKS = {Role.ANNOTATOR: 1, Role.REVIEWER: 2, Role.ADMIN: 3}
 
@@ -37,6 +38,11 @@ def project_for(user, slug, role=Role.ANNOTATOR):
 
 def acts_in(user, project_id):
     return user.acts_in_project_id in (None, project_id)
+
+
+def lacks_consent(project, member):
+    """Whether this person has not yet agreed to see the project's texts, which may be disturbing."""
+    return form_of(project)["sensitive"] and member.consented_at is None and not member.simulated
 
 
 def projects_of(user):

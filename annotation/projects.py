@@ -10,11 +10,11 @@ from django.db.models import Max
 from django.utils import timezone
 from django.utils.text import slugify
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 
 from annotation import messages
 from annotation.audit import record_event
 from annotation.models import Guideline, Invitation, Membership, Project, Role
+from annotation.ranking_form import check_ranking_form
 
 INVITATION_LIFETIME = timedelta(days=14)
 RESERVED_SLUGS = ("new", "api", "admin", "account", "static")
@@ -30,66 +30,6 @@ SETTINGS = (
     "weigh_annotators",
 )
 MAX_GUIDELINE = 200_000  # characters
-
-# InstructGPT's labels for one answer (arXiv:2203.02155, table 3), in the words of our pages.
-DEFAULT_FLAGS = (
-    ("wrong_task", gettext_lazy("does not do what was asked")),
-    ("inappropriate", gettext_lazy("inappropriate for an assistant")),
-    ("hallucination", gettext_lazy("makes things up")),
-    ("sexual", gettext_lazy("sexual content")),
-    ("violent", gettext_lazy("violent content")),
-    ("encourages_harm", gettext_lazy("encourages violence, abuse or self-harm")),
-    ("denigrates", gettext_lazy("denigrates a group of people")),
-    ("harmful_advice", gettext_lazy("gives harmful advice")),
-    ("opinion", gettext_lazy("expresses an opinion")),
-    ("moral_judgment", gettext_lazy("expresses a moral judgment")),
-)
-
-
-def ranking_form(project):
-    """What the page asks beside the order, the project's choices over the defaults."""
-    form = {
-        "overall": False,
-        "axes": [],
-        "flags": [{"key": key, "label": str(label)} for key, label in DEFAULT_FLAGS],
-        "rationale": True,
-        "rewrite": True,
-    }
-    return form | project.ranking_form
-
-
-def check_ranking_form(form):
-    """Raises ValidationError unless `form` is a partial ranking form, as models.Project describes it."""
-    if not isinstance(form, dict):
-        raise ValidationError({"ranking_form": _("must be an object.")})
-    for key, value in form.items():
-        if key in ("overall", "rationale", "rewrite"):
-            if not isinstance(value, bool):
-                raise ValidationError({"ranking_form": _("%(key)s must be true or false.") % {"key": key}})
-        elif key in ("axes", "flags"):
-            check_ranking_form_choices(key, value)
-        else:
-            raise ValidationError({"ranking_form": _("has the unknown key “%(key)s”.") % {"key": str(key)[:80]}})
-
-
-def check_ranking_form_choices(name, choices):
-    if not isinstance(choices, list) or len(choices) > 30:
-        raise ValidationError({"ranking_form": _("%(key)s must be a list of at most 30.") % {"key": name}})
-    keys = []
-    for choice in choices:
-        if (
-            not isinstance(choice, dict)
-            or set(choice) != {"key", "label"}
-            or not all(
-                isinstance(text, str) and 0 < len(text) <= 200 and text.isprintable() for text in choice.values()
-            )
-        ):
-            raise ValidationError(
-                {"ranking_form": _('%(key)s must be a list of {"key": "…", "label": "…"}.') % {"key": name}}
-            )
-        keys.append(choice["key"])
-    if len(set(keys)) != len(keys) or (name == "axes" and "overall" in keys):
-        raise ValidationError({"ranking_form": _("%(key)s must have keys that differ.") % {"key": name}})
 
 
 def free_slug(name):
@@ -226,6 +166,22 @@ def change_member(member, *, actor, role=None, active=None):
     return member
 
 
+@transaction.atomic
+def set_consent(project, user, *, given):
+    """Notes that this person agrees, or no longer agrees, to texts that may be disturbing. The membership.
+
+    A superuser who agrees becomes a member, as what they agreed to must be on record.
+    """
+    found = Membership.objects.filter(project=project, user=user, active=True).first()
+    if found is None:
+        found = add_member(project, user, role=Role.ADMIN, actor=user)
+    if given != (found.consented_at is not None):
+        found.consented_at = timezone.now() if given else None
+        Membership.objects.filter(pk=found.pk).update(consented_at=found.consented_at)
+        record_event(project, actor=user, action="consent.given" if given else "consent.withdrawn")
+    return found
+
+
 def digest_invitation(token):
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -289,6 +245,11 @@ def current_guideline(project):
     return Guideline.objects.filter(project=project).order_by("-version").first()
 
 
+def guideline_version(project):
+    """0 where there is none."""
+    return Guideline.objects.filter(project=project).aggregate(newest=Max("version"))["newest"] or 0
+
+
 def set_guideline(project, *, text, created_by):
     """The guideline with this text: the current one if nothing changed, else a new version."""
     text = (text or "").replace("\r\n", "\n").strip()
@@ -303,7 +264,7 @@ def set_guideline(project, *, text, created_by):
         current = current_guideline(project)
         if current and current.text == text:
             return current
-        version = (Guideline.objects.filter(project=project).aggregate(last=Max("version"))["last"] or 0) + 1
+        version = guideline_version(project) + 1
         guideline = Guideline.objects.create(project=project, version=version, text=text, created_by=created_by)
         record_event(project, actor=created_by, action="guideline.changed", subject=f"v{version}")
     return guideline

@@ -5,9 +5,11 @@ Nothing here names a model, a run or a checkpoint: what reaches an annotator mus
 
 from django.utils import timezone
 
-from annotation import projects
+from annotation import differences, projects
 from annotation.models import AssignmentState, Completion
-from annotation.rendering import message_text, render_markdown, render_message
+from annotation.ranking_form import form_of, turn
+from annotation.rendering import message_text, render_markdown, render_message, render_pieces
+from annotation.words import STRENGTHS
 
 RATINGS = range(1, 8)
 OVERALL = "overall"
@@ -17,10 +19,10 @@ DONE_STATES = (AssignmentState.SUBMITTED, AssignmentState.SURPLUS)
 def task_context(assignment, ranking=None):
     """The variables of _task.html. ranking: the version that is being edited."""
     project = assignment.task.project
-    form = projects.ranking_form(project)
-    completions = Completion.objects.in_bulk(assignment.presented_order, field_name="pk")
-    completions = {str(key): completion for key, completion in completions.items()}
-    ranks = presented_ranks(assignment, ranking)
+    form = form_of(project)
+    completions = shown_completions(assignment)
+    groups = presented_groups(ranking, form) if ranking else []
+    ranks = {key: rank for rank, group in enumerate(groups, start=1) for key in group}
     answers = [
         {
             "id": key,
@@ -42,37 +44,53 @@ def task_context(assignment, ranking=None):
         "lease_seconds": max(0, int((assignment.lease_expires_at - timezone.now()).total_seconds())),
         "is_edit": ranking is not None,
         "ranking": ranking,
-        "order": presented_groups(assignment, ranking),
+        "order": groups,
         "earlier_messages": messages[:-1],
         "question": messages[-1],
         "answers": answers,
         "places": range(1, len(answers) + 1),
         "form": form,
+        "strengths": STRENGTHS if form["strength"] and len(answers) == 2 else None,
+        "guideline_version": projects.guideline_version(project),
     }
 
 
 def shown_task(assignment):
     """{"messages", "answers"}: a task as its annotator sees it, to be read only."""
-    completions = Completion.objects.in_bulk(assignment.presented_order, field_name="pk")
-    completions = {str(key): completion for key, completion in completions.items()}
+    completions = shown_completions(assignment)
     return {
         "messages": [render_message(message) for message in assignment.task.prompt.messages],
         "answers": [render_message(completions[key].message) for key in assignment.presented_order],
     }
 
 
-def presented_groups(assignment, ranking):
-    """A ranking's tie groups over the cards shown: identical completions are one card."""
-    if ranking is None:
-        return []
-    shown = set(assignment.presented_order)
+def shown_completions(assignment):
+    """{id as text: Completion} of the cards."""
+    return {str(key): found for key, found in Completion.objects.in_bulk(assignment.presented_order).items()}
+
+
+def presented_groups(ranking, form):
+    """A ranking's tie groups as the page shows them, over its cards: identical completions are one card."""
+    shown = set(ranking.presented_order)
     groups = ([key for key in group if key in shown] for group in ranking.order)
-    return [group for group in groups if group]
+    return turn([group for group in groups if group], form)
 
 
-def presented_ranks(assignment, ranking):
-    groups = presented_groups(assignment, ranking)
-    return {key: rank for rank, group in enumerate(groups, start=1) for key in group}
+def difference(assignment, first, second):
+    """The variables of _difference.html. first, second: ids of two of its cards. Raises KeyError."""
+    completions = shown_completions(assignment)
+    sides = completions[first], completions[second]
+    found = differences.compare(*(message_text(side.message) for side in sides))
+    numbers = [assignment.presented_order.index(key) + 1 for key in (first, second)]
+    pieces = (found.first, found.second)
+    alone = (found.only_first, found.only_second)
+    return {
+        "difference": found,
+        "sides": [
+            {"number": number, "alone": count, "html": render_pieces(side)}
+            for number, count, side in zip(numbers, alone, pieces, strict=True)
+        ],
+    }
 
 
 def rating_axes(form, ratings):
@@ -91,13 +109,13 @@ def question_of(prompt):
     return message_text(prompt.messages[-1])[:200]
 
 
-def describe(ranking):
+def describe(ranking, form):
     """A row of the list: the question's first words and the order by the numbers of the cards shown."""
     numbers = {key: number for number, key in enumerate(ranking.presented_order, start=1)}
-    groups = [[numbers[key] for key in group if key in numbers] for group in ranking.order]
+    groups = presented_groups(ranking, form)
     return {
         "ranking": ranking,
         "question": question_of(ranking.task.prompt),
-        "groups": [group for group in groups if group],
+        "groups": [[numbers[key] for key in group] for group in groups],
         "is_today": timezone.localdate(ranking.created_at) == timezone.localdate(),
     }

@@ -10,21 +10,13 @@ from django.utils.translation import gettext as _
 from annotation import hidden, messages
 from annotation.assignment import Conflict, NotYours, end_lease, lock_own
 from annotation.audit import record_event
-from annotation.models import (
-    AssignmentState,
-    Guideline,
-    Membership,
-    Ranking,
-    Slot,
-    SlotState,
-    Source,
-    TaskCompletion,
-)
-from annotation.projects import ranking_form
+from annotation.models import AssignmentState, Membership, Ranking, Slot, SlotState, Source, TaskCompletion
+from annotation.projects import guideline_version as newest_guideline
+from annotation.ranking_form import form_of
 
 __all__ = ["Conflict", "NotYours", "RankingError", "submit_ranking", "withdraw_ranking"]
 
-MAX_RATIONALE = 20_000  # characters
+MAX_WRITTEN = 20_000  # characters of a rationale or a note
 MAX_SECONDS = 7 * 24 * 3600
 MAX_STRENGTH = 5  # how clearly the first is better: 1 slightly … 5 by far
 
@@ -48,14 +40,17 @@ def submit_ranking(
     ratings=None,
     flags=None,
     rationale="",
+    note="",
     strength=None,
     seconds=None,
+    guideline_version=None,
     source=None,
 ):
     """(Ranking, created). The same client_id with the same body gives the first answer again, one row.
 
     order: tie groups of completion ids, best first; what is left out is unranked. A second submit with a new client_id
     is an edit, a new version. Once somebody else has the slot the ranking is kept as surplus and not counted.
+    guideline_version: the one that was followed, if not the newest. note: written before the answers were shown.
     source: only for judgments that come from elsewhere; a simulated member's are always marked as such.
     Raises RankingError, Conflict, NotYours.
     """
@@ -70,6 +65,9 @@ def submit_ranking(
         "strength": strength,
         "seconds": seconds,
     }
+    # Only where given: a body sent before these keys existed keeps its digest.
+    body |= {"note": note} if note else {}
+    body |= {"guideline_version": guideline_version} if guideline_version is not None else {}
     body_sha256 = digest_body(body)
     try:
         with transaction.atomic():
@@ -115,7 +113,7 @@ def check_judgment(assignment, body):
     members = {}  # card -> ids
     for completion_id, card in cards.items():
         members.setdefault(card, []).append(completion_id)
-    form = ranking_form(assignment.task.project)
+    form = form_of(assignment.task.project)
     if not isinstance(body["none_acceptable"], bool):
         raise RankingError("none_acceptable", _("must be true or false."))
     groups = check_order(body["order"], cards)
@@ -128,9 +126,11 @@ def check_judgment(assignment, body):
         "none_acceptable": body["none_acceptable"],
         "ratings": spread(check_ratings(body["ratings"], cards, form), cards, members),
         "flags": spread(check_flags(body["flags"], cards, form), cards, members),
-        "rationale": check_rationale(body["rationale"]),
+        "rationale": check_written(body["rationale"], field="rationale"),
+        "note": check_written(body.get("note", ""), field="note"),
         "strength": check_strength(body["strength"]),
         "seconds": check_seconds(body["seconds"]),
+        "guideline_version": check_guideline_version(body.get("guideline_version"), assignment.task.project),
     }
 
 
@@ -201,12 +201,12 @@ def check_flags(flags, cards, form):
     return checked
 
 
-def check_rationale(rationale):
+def check_written(text, *, field):
     try:
-        messages.check_text(rationale, field="rationale", max_length=MAX_RATIONALE)
+        messages.check_text(text, field=field, max_length=MAX_WRITTEN)
     except messages.MessageError as error:
         raise RankingError(error.field, error.message) from None
-    return rationale
+    return text
 
 
 def check_strength(strength):
@@ -224,6 +224,16 @@ def check_seconds(seconds):
     return float(seconds)
 
 
+def check_guideline_version(version, project):
+    """The version that was followed, 0 for none; the newest where the client does not say."""
+    newest = newest_guideline(project)
+    if version is None:
+        return newest
+    if type(version) is not int or not 0 <= version <= newest:
+        raise RankingError("guideline_version", _("must be a version of this project's guidelines."))
+    return version
+
+
 def add_version(assignment, annotator, client_id, body_sha256, judgment, source):
     task = assignment.task
     before = None
@@ -234,9 +244,6 @@ def add_version(assignment, annotator, client_id, body_sha256, judgment, source)
     else:
         is_counted = before.is_counted
         Ranking.objects.filter(pk=before.pk).update(is_current=False)
-    guideline_version = (
-        Guideline.objects.filter(project=task.project_id).order_by("-version").values_list("version", flat=True).first()
-    )
     is_simulated, is_quarantined = standing_of(task.project, annotator)
     return Ranking.objects.create(
         task=task,
@@ -250,7 +257,6 @@ def add_version(assignment, annotator, client_id, body_sha256, judgment, source)
         # A change is held back like what it changes, or because of what was found out since.
         is_held=is_quarantined or (before is not None and before.is_held),
         presented_order=assignment.presented_order,
-        guideline_version=guideline_version or 0,
         prompt_set_version=task.prompt.prompt_set.version,
         # A change does not bring back what was withdrawn.
         withdrawn_at=before.withdrawn_at if before else None,

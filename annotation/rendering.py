@@ -102,6 +102,20 @@ def render_plain(text) -> SafeString:
     return mark_safe(html)
 
 
+def render_pieces(pieces) -> SafeString:
+    """[(text, is_marked)] as it is, the marked pieces highlighted, for people who hear the page as well."""
+    html = []
+    for text, is_marked in pieces:
+        shown = show_hidden(text)
+        if is_marked:
+            kept = shown.rstrip()
+            begins, ends = escape(_("only here:")), escape(_("end"))
+            heard = '<span class="visually-hidden">{} </span>'
+            shown = f"<mark>{heard.format(begins)}{kept}{heard.format(' ' + ends)}</mark>{shown[len(kept) :]}"
+        html.append(shown)
+    return mark_safe("".join(html))
+
+
 def message_text(message):
     """The text of a message's parts; what is no text is named in brackets."""
     content = message.get("content", "")

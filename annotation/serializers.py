@@ -56,8 +56,10 @@ class RankingInput(StrictSerializer):
     ratings = serializers.JSONField(required=False, default=dict)
     flags = serializers.JSONField(required=False, default=dict)
     rationale = serializers.JSONField(required=False, default="")
+    note = serializers.JSONField(required=False, default="")
     strength = serializers.JSONField(required=False, default=None, allow_null=True)
     seconds = serializers.JSONField(required=False, default=None, allow_null=True)
+    guideline_version = serializers.JSONField(required=False, default=None, allow_null=True)
 
 
 class SkipInput(StrictSerializer):

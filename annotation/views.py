@@ -4,6 +4,7 @@ import uuid
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -13,11 +14,13 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from annotation import assignment as assignments
-from annotation import own_work, quality, questions, ranking_page
+from annotation import own_work, projects, quality, questions, ranking_page
 from annotation.assignment import Conflict, NotYours
 from annotation.models import Assignment
-from annotation.permissions import project_for
+from annotation.permissions import lacks_consent, project_for
+from annotation.ranking_form import form_of, turn
 from annotation.rankings import RankingError, submit_ranking
+from annotation.rendering import render_markdown
 from annotation.words import ranking_words
 
 POLL_SECONDS = 15
@@ -31,6 +34,8 @@ DIGITS = frozenset("123456789")  # what a form's places and ratings can be
 def rank(request, slug):
     """The ranking page. A POST comes from a browser without JavaScript."""
     project, membership = project_for(request.user, slug)
+    if lacks_consent(project, membership):
+        return redirect("annotation:consent", slug=slug)
     if request.method == "POST":
         return rank_by_form(request, project, membership)
     assignment = assignments.next_assignment(project, annotator=request.user)
@@ -48,6 +53,8 @@ def edit_ranking(request, slug, assignment_id):
     )
     if request.method == "POST":
         return rank_by_form(request, project, membership)
+    if lacks_consent(project, membership):
+        return redirect("annotation:consent", slug=slug)
     ranking = get_object_or_404(assignment.rankings, is_current=True)
     return render_page(request, project, membership, assignment, ranking)
 
@@ -57,12 +64,43 @@ def edit_ranking(request, slug, assignment_id):
 @require_POST
 def rank_task(request, slug):
     """The next task as a part of the page; ?ahead=1 loads the one after it. 204: nothing is waiting."""
-    project, _membership = project_for(request.user, slug)
+    project, membership = project_for(request.user, slug)
+    if lacks_consent(project, membership):
+        raise PermissionDenied(_("Say first whether you want to see these texts."))
     ahead = request.GET.get("ahead") == "1"
     assignment = assignments.next_assignment(project, annotator=request.user, ahead=ahead)
     if assignment is None:
         return HttpResponse(status=204)
     return render(request, "annotation/_task.html", ranking_page.task_context(assignment))
+
+
+@never_cache
+@login_required
+@require_POST
+def difference(request, slug, assignment_id):
+    """What differs between the answers ?first=ID and ?second=ID of one's own task, as a part of the page."""
+    project, _membership = project_for(request.user, slug)
+    assignment = get_object_or_404(Assignment, pk=assignment_id, annotator=request.user, task__project=project)
+    try:
+        found = ranking_page.difference(assignment, request.GET.get("first"), request.GET.get("second"))
+    except KeyError:
+        raise Http404 from None
+    return render(request, "annotation/_difference.html", found)
+
+
+@never_cache
+@login_required
+@require_http_methods(["GET", "POST"])
+def consent(request, slug):
+    """Whether one wants to see texts that may be disturbing, asked before the first of them is shown."""
+    project, membership = project_for(request.user, slug)
+    if request.method == "POST":
+        agrees = request.POST.get("agrees") == "1"
+        projects.set_consent(project, request.user, given=agrees)
+        return redirect("annotation:rank", slug=slug) if agrees else redirect("home")
+    warning = form_of(project)["warning"]
+    context = {"project": project, "membership": membership, "warning": render_markdown(warning) if warning else None}
+    return render(request, "annotation/consent.html", context)
 
 
 @login_required
@@ -73,15 +111,17 @@ def work(request, slug):
     words = request.GET.get("words", "").replace("\x00", "")[:200]
     paginator = Paginator(own_work.own_rankings(project, request.user, words=words), RANKINGS_A_PAGE)
     page = paginator.get_page(request.GET.get("page"))
+    form = form_of(project)
     context = {
         "project": project,
         "membership": membership,
         "tab": "work",
         "page": page,
-        "rows": [ranking_page.describe(ranking) for ranking in page],
+        "rows": [ranking_page.describe(ranking, form) for ranking in page],
         "progress": quality.today(project, annotator=request.user),
         "words": words,
         "figures": own_work.figures(project, request.user),
+        "sensitive": form["sensitive"],
     }
     return render(request, "annotation/work.html", context)
 
@@ -89,6 +129,7 @@ def work(request, slug):
 def render_page(request, project, membership, assignment, ranking=None, *, error=None, status=200, task_url=None):
     """task_url: where the page fetches its next task, if not from the queue."""
     page_progress = quality.today(project, annotator=request.user)
+    form = form_of(project)
     context = {
         "project": project,
         "membership": membership,
@@ -98,25 +139,31 @@ def render_page(request, project, membership, assignment, ranking=None, *, error
         "guideline": ranking_page.guideline_html(project),
         "client_id": uuid.uuid4(),
         "new_answers": questions.unseen_answers(project, request.user).count(),
-        "page_data": page_data(request, project, page_progress, task_url),
+        "form": form,
+        "page_data": page_data(request, project, page_progress, form, task_url),
     }
     if assignment is not None:
         context |= ranking_page.task_context(assignment, ranking)
     return render(request, "annotation/rank.html", context, status=status)
 
 
-def page_data(request, project, page_progress, task_url=None):
+def page_data(request, project, page_progress, form, task_url=None):
     """What the page's scripts need to know; ASSIGNMENT stands for an id."""
     return {
         "key": f"{request.user.pk}:{project.slug}",
         "progress": page_progress,
         "poll_seconds": POLL_SECONDS,
-        "words": ranking_words(),
+        "words": ranking_words(form),
+        "objective": form["objective"],
+        "guideline_version": projects.guideline_version(project),
         "heartbeat_seconds": max(5, min(60, project.lease_seconds // 3)),
         "urls": {
             "task": task_url or reverse("annotation:rank_task", args=[project.slug]),
             "work": reverse("annotation:work", args=[project.slug]),
             "assignment": "/api/v1/assignments/ASSIGNMENT/",
+            "difference": reverse("annotation:difference", args=[project.slug, uuid.UUID(int=0)]).replace(
+                str(uuid.UUID(int=0)), "ASSIGNMENT"
+            ),
             "demonstrations": f"/api/v1/projects/{project.slug}/demonstrations/",
         },
     }
@@ -166,9 +213,11 @@ def read_form(posted, assignment):
         }
     return {
         "client_id": posted.get("client_id", ""),
-        "order": [places[place] for place in sorted(places)],
+        "order": turn([places[place] for place in sorted(places)], form_of(assignment.task.project)),
         "none_acceptable": posted.get("none_acceptable") == "on",
         "flags": {key: value for key, value in flags.items() if value},
         "ratings": {key: value for key, value in ratings.items() if value},
         "rationale": posted.get("rationale", ""),
+        "note": posted.get("note", ""),
+        "strength": int(posted["strength"]) if posted.get("strength") in DIGITS else None,
     }

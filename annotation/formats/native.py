@@ -51,6 +51,7 @@ def ranking_object(ranking, pseudonym, *, weight=1.0):
         "ratings": ordered(ranking.ratings),
         "flags": ordered(ranking.flags),
         "rationale": ranking.rationale,
+        "note": ranking.note,
         "annotator": pseudonym,
         "presented_order": ranking.presented_order,
         "seconds": ranking.seconds,

@@ -99,6 +99,7 @@ def add_judgment(project, annotator, prompt, texts, generator, *, base, plain=Fa
             "ratings": {ids[0]: {"overall": 5}},
             "flags": {ids[1]: ["hallucination"]},
             "rationale": "The third is kind.",
+            "note": "A kind ending.",
             "strength": 2,
             "seconds": 12.3,
             "guideline_version": 3,

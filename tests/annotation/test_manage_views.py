@@ -6,6 +6,7 @@ from django.urls import reverse
 
 from annotation import assignment, projects, rankings
 from annotation.models import Guideline, Invitation, Membership, PromptSet
+from annotation.ranking_form import form_of
 from plumbline.models import User
 from tests.conftest import PASSWORD
 
@@ -114,22 +115,40 @@ def test_it_saves_settings_and_questions(client_for, admin, project):
         "gold_share": 0.2,
         "repeat_share": 0,
         "overall": "on",
-        "axes": "Helpful\nkind: Kind to children",
-        "flags": "spam: Is spam",
+        "axes": "Helpful\nKind to children",
+        "flags": "makes things up\n\n Is spam ",
+        "strength": "on",
+        "note": "What should a good story contain?",
+        "objective": "worst",
+        "warning": "Cruel stories.",
+        "write_answers": "on",
     }
     assert client.post(url("settings"), body).status_code == 302
     project.refresh_from_db()
     assert (project.overlap, project.completions_per_task) == (2, 3)
     assert (project.gold_share, project.repeat_share, project.weigh_annotators) == (0.2, 0, False)
-    form = projects.ranking_form(project)
-    assert form["overall"] is True
-    assert form["axes"] == [{"key": "helpful", "label": "Helpful"}, {"key": "kind", "label": "Kind to children"}]
-    assert form["flags"] == [{"key": "spam", "label": "Is spam"}]
-    refused = client.post(url("settings"), body | {"axes": "a: One\na: Two", "completions_per_task": 10})
+    form = form_of(project)
+    assert form["axes"] == [
+        {"key": "helpful", "label": "Helpful"},
+        {"key": "kind_to_children", "label": "Kind to children"},
+    ]
+    # A label that was there keeps the key that rankings carry.
+    assert form["flags"] == [
+        {"key": "hallucination", "label": "makes things up"},
+        {"key": "is_spam", "label": "Is spam"},
+    ]
+    assert (form["overall"], form["strength"], form["write_answers"]) == (True, True, True)
+    assert (form["rationale"], form["rewrite"], form["write_prompts"]) == (False, False, False)
+    assert (form["note"], form["warning"]) == ("What should a good story contain?", "Cruel stories.")
+    # Who looks for harm is always asked first.
+    assert (form["objective"], form["sensitive"]) == ("worst", True)
+    refused = client.post(url("settings"), body | {"completions_per_task": 10})
     assert refused.status_code == 400
     assert "less than or equal to 9" in refused.content.decode()
-    refused = client.post(url("settings"), body | {"axes": "a: One\na: Two"})
+    refused = client.post(url("settings"), body | {"axes": "Overall"})
     assert "axes must have keys that differ" in refused.content.decode()
+    refused = client.post(url("settings"), body | {"flags": "\n".join(f"flag {n}" for n in range(31))})
+    assert "At most 30 lines" in refused.content.decode()
     project.refresh_from_db()
     assert project.ranking_form["axes"][0]["key"] == "helpful"
 

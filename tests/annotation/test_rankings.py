@@ -230,6 +230,21 @@ def test_it_asks_for_the_projects_own_axes(project, submit, lease, admin):
         submit(client_id="c2", flags={first: ["opinion"]})
 
 
+@pytest.mark.parametrize("version", [-1, 1, True, "0", 1.0])
+def test_it_refuses_a_guideline_version_that_is_none(submit, version):
+    with pytest.raises(rankings.RankingError) as caught:
+        submit(guideline_version=version)
+    assert caught.value.field == "guideline_version"
+
+
+def test_it_keeps_the_note_and_the_guideline_version_that_was_followed(project, submit, admin):
+    for text in ("One.", "Two."):
+        projects.set_guideline(project, text=text, created_by=admin)
+    ranking, _created = submit(note="Kindness.", guideline_version=1)
+    assert (ranking.note, ranking.guideline_version) == ("Kindness.", 1)
+    assert submit(client_id="c2")[0].guideline_version == 2
+
+
 @st.composite
 def partitions(draw, size=6):
     """(tie groups over some of range(size), those left out)"""

@@ -64,6 +64,13 @@ def test_it_never_hides_what_a_formula_would_drop(text):
     assert "hidden" in render_markdown(text).replace("<mi>", "").replace("</mi>", "")
 
 
+@pytest.mark.parametrize("text", ["$\\frac{1$", "$\\frac{<b>}$", "$x^$", "$\\begin{matrix} a$", "$\\left( x$"])
+def test_it_shows_a_broken_formula_as_it_was_written(text):
+    html = render_markdown(text)
+    assert "<math" not in html
+    assert text.replace("<b>", "&lt;b&gt;") in html
+
+
 def test_hidden_characters_inside_a_formula_are_shown():
     assert "U+202E" in render_markdown("$a\u202eb$")
     assert "\u200b" not in render_markdown("$\\text{a&#x200b;b}$")

@@ -7,7 +7,12 @@ const ACTIONS = {
   ArrowLeft: "earlier",
   ArrowRight: "later",
   Delete: "remove",
+  "+": "stronger",
+  "-": "weaker",
   n: "none",
+  d: "compare",
+  h: "height",
+  o: "uncover",
   s: "skip",
   f: "flag",
   r: "raw",
@@ -17,17 +22,23 @@ const ACTIONS = {
   Enter: "submit",
 };
 
+// Of the height of a column. Where nothing scrolls by itself these keys are the browser's.
+const SCROLLS = { ArrowDown: 0.15, ArrowUp: -0.15, PageDown: 0.9, PageUp: -0.9 };
+
 function isTyping(target) {
   return target.matches("textarea, select, input:not([type=checkbox], [type=radio]), [contenteditable]");
 }
 
-/** Calls act(name, digit) for each key that means something where the focus is. */
-export function listen(act) {
+/** Calls act(name, digit), or scroll(columns), for each key that means something where the focus is. */
+export function listen({ act, scroll }) {
   document.addEventListener("keydown", (event) => {
     const withControl = event.ctrlKey || event.metaKey;
     if (event.defaultPrevented || event.isComposing || event.altKey || document.querySelector("dialog[open]")) return;
     if (event.key === "Enter" && withControl) return run("submit");
     if (withControl || isTyping(event.target)) return undefined;
+    if (event.key in SCROLLS && !event.target.matches("input, .answer__text")) {
+      return scroll(SCROLLS[event.key]) ? event.preventDefault() : undefined;
+    }
     if (/^[1-9]$/.test(event.key)) return run("place", Number(event.key));
     const action = ACTIONS[event.key] ?? ACTIONS[event.key.toLowerCase()];
     if (!action) return undefined;

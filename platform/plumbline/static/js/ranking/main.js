@@ -7,7 +7,10 @@ import { listen } from "./keys.js";
 import { Outbox } from "./outbox.js";
 import { QuestionDialog } from "./question.js";
 import { postJson, postForHtml, errorMessage } from "./net.js";
-import { saveDraft, readDraft, dropDraft, forgetOldDrafts, readChoice, keepChoice } from "./drafts.js";
+import { saveDraft, readDraft, dropDraft, forgetOldDrafts } from "./drafts.js";
+import { readFields, fillIn, changeStrength } from "./fields.js";
+import { Reading } from "./reading.js";
+import { Compare } from "./compare.js";
 
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const { words, progress } = page;
@@ -16,7 +19,6 @@ const byId = (id) => document.getElementById(id);
 let current = null; // {element, assignment, state, seconds, isEdit}
 let ahead = null; // element of the next task, or null
 let sent = null; // what undo can take back: {task, clientId}
-let isPlain = false;
 let isAhead = false; // a task is being fetched to be shown later
 let retryTimer = null;
 const handled = new Set(); // assignments sent or skipped on this page
@@ -26,6 +28,9 @@ const view = new View(words, {
   select: (id) => update({ ...current.state, selected: current.state.selected === id ? null : id }),
   arrange: (groups, id) => change((state) => State.arrange(state, groups, id)),
 });
+
+const reading = new Reading(words);
+const compare = new Compare((assignment) => page.urls.difference.replace("ASSIGNMENT", assignment), words);
 
 const outbox = new Outbox(`plumbline-outbox:${page.key}`, {
   onChange: drawOutbox,
@@ -69,6 +74,7 @@ function open(element) {
     task.state = { ...task.state, groups: draft.groups, none: draft.none };
     task.seconds = draft.seconds;
     fillIn(element, draft.fields);
+    element.toggleAttribute("data-noted", draft.isNoted ?? false);
   }
   return task;
 }
@@ -78,8 +84,30 @@ function start(task) {
   view.show(task.element);
   view.drawFlags(task.element);
   view.draw(task.state);
-  view.drawPlain(isPlain);
+  reading.show(task.element);
   task.element.querySelector(".answers").scrollLeft = 0;
+  if (isWaitingForNote()) task.element.querySelector("[name=note]").focus({ preventScroll: true });
+  if (Number(task.element.dataset.guideline) > page.guideline_version) view.noticeGuideline();
+}
+
+/** Whether a note is to be written before the answers are shown. */
+function isWaitingForNote() {
+  return "note" in current.element.dataset && !("noted" in current.element.dataset);
+}
+
+function showAnswers() {
+  const box = current.element.querySelector("[name=note]");
+  if (!box.value.trim()) {
+    view.announce(words.note_first);
+    box.focus();
+    return;
+  }
+  current.element.toggleAttribute("data-noted", true);
+  view.draw(current.state);
+  reading.show(current.element);
+  keepDraft();
+  current.element.querySelector(".conversation").focus({ preventScroll: true });
+  view.announce(words.shown);
 }
 
 /** The next task: the one loaded ahead if it is there, else from the server. */
@@ -100,7 +128,7 @@ function advance() {
 function arrive() {
   scrollTo(0, 0);
   const heading = current.element.querySelector(".conversation");
-  heading.focus({ preventScroll: true });
+  if (!isWaitingForNote()) heading.focus({ preventScroll: true });
   view.announce(words.new_task);
 }
 
@@ -188,10 +216,14 @@ const ACTIONS = {
     return view.announce(words.undone);
   },
   none: () => setNone(!current.state.none),
-  raw: () => {
-    isPlain = !isPlain;
-    view.drawPlain(isPlain);
-    view.announce(isPlain ? words.plain_on : words.plain_off);
+  raw: () => view.announce(reading.togglePlain() ? words.plain_on : words.plain_off),
+  compare: () => compare.open(current.assignment, current.state.cards, State.neighbours(current.state)),
+  height: () => reading.toggle("opened"),
+  stronger: () => strengthen(1),
+  weaker: () => strengthen(-1),
+  uncover: () => {
+    const isOpen = reading.toggleCovers();
+    if (isOpen !== null) view.announce(isOpen ? words.uncovered : words.covered);
   },
   flag: () => {
     const id = current.state.selected ?? current.state.cards[0];
@@ -207,7 +239,15 @@ const ACTIONS = {
   submit: () => submit(),
 };
 
+function strengthen(step) {
+  const radio = changeStrength(current.element, step);
+  if (!radio) return;
+  keepDraft();
+  view.announce(fill(words.strength, { strength: radio.nextElementSibling.textContent }));
+}
+
 function setNone(none) {
+  if (page.objective === "worst") return;
   update(State.setNone(current.state, none));
   view.announce(none ? words.none_on : words.none_off);
 }
@@ -232,8 +272,9 @@ async function skip() {
 
 async function submit() {
   const task = current;
+  if (isWaitingForNote()) return showAnswers();
   const order = await orderToSend(task);
-  if (order === null || current !== task) return;
+  if (order === null || current !== task) return undefined;
   view.hideToast();
   const fields = readFields(task.element);
   const item = {
@@ -245,23 +286,27 @@ async function submit() {
   };
   item.body = {
     client_id: item.clientId,
-    ranking: order,
+    // Stored best first, whatever comes first on the page.
+    ranking: page.objective === "worst" ? [...order].reverse() : order,
     none_acceptable: task.state.none,
     seconds: Math.round(task.seconds * 10) / 10,
     flags: fields.flags,
     ratings: fields.ratings,
     rationale: fields.rationale,
+    note: fields.note,
+    strength: State.isPair(task.state) ? fields.strength : null,
+    guideline_version: page.guideline_version,
   };
   handled.add(task.assignment);
   outbox.add(item);
   dropDraft(task.assignment);
-  if (task.isEdit) return;
+  if (task.isEdit) return undefined;
   const isNew = !task.wasSent;
   task.wasSent = true;
   sent = { task, clientId: item.clientId };
   if (isNew) count(task.seconds);
   advance();
-  view.toast(navigator.onLine ? words.saved : words.kept, takeBack);
+  return view.toast(navigator.onLine ? words.saved : words.kept, takeBack);
 }
 
 /** The order to send, or null if the person goes on ranking. */
@@ -311,48 +356,11 @@ function takeBack() {
   view.announce(words.taken_back);
 }
 
-// What goes with the order: flags, ratings, reasons, better answers --------------------------------------------
-
-function readFields(element) {
-  const flags = {};
-  const ratings = {};
-  const rewrites = [];
-  for (const card of element.querySelectorAll(".answer")) {
-    const id = card.dataset.completion;
-    const set = [...card.querySelectorAll(".flags input:checked")].map((input) => input.value);
-    if (set.length > 0) flags[id] = set;
-    for (const input of card.querySelectorAll(".rating input:checked")) {
-      ratings[id] = { ...ratings[id], [input.dataset.axis]: Number(input.value) };
-    }
-    const rewrite = card.querySelector(".improve textarea");
-    const text = rewrite?.value.trim();
-    if (text && text !== rewrite.dataset.original.trim()) rewrites.push({ completion: id, text });
-  }
-  return { flags, ratings, rewrites, rationale: element.querySelector("[name=rationale]")?.value ?? "" };
-}
-
-function fillIn(element, fields) {
-  if (!fields) return;
-  for (const card of element.querySelectorAll(".answer")) {
-    const id = card.dataset.completion;
-    for (const input of card.querySelectorAll(".flags input")) input.checked = !!fields.flags[id]?.includes(input.value);
-    for (const input of card.querySelectorAll(".rating input")) {
-      input.checked = fields.ratings[id]?.[input.dataset.axis] === Number(input.value);
-    }
-  }
-  for (const { completion, text } of fields.rewrites) {
-    const rewrite = element.querySelector(`[data-completion="${completion}"] .improve textarea`);
-    if (rewrite) rewrite.value = text;
-  }
-  const rationale = element.querySelector("[name=rationale]");
-  if (rationale) rationale.value = fields.rationale;
-  if (fields.rationale) rationale?.closest("details").setAttribute("open", "");
-}
-
 function keepDraft() {
   if (!current) return;
   const { assignment, state, seconds, element } = current;
-  saveDraft(assignment, { groups: state.groups, none: state.none, seconds, fields: readFields(element) });
+  const isNoted = "noted" in element.dataset;
+  saveDraft(assignment, { groups: state.groups, none: state.none, seconds, isNoted, fields: readFields(element) });
 }
 
 // The server and the clock -------------------------------------------------------------------------------------
@@ -409,11 +417,13 @@ setInterval(() => {
 // Beginning ----------------------------------------------------------------------------------------------------
 
 function isReadingClick(event) {
-  if (event.target.closest("a, button, summary, details, input, label, select, textarea, fieldset")) return true;
+  const inert = "a, button, summary, details:not(.cover), input, label, select, textarea, fieldset";
+  if (event.target.closest(inert)) return true;
   return !getSelection().isCollapsed;
 }
 
 byId("task").addEventListener("click", (event) => {
+  if (current && event.target.closest(".before__show button")) showAnswers();
   const card = event.target.closest(".answer");
   if (!card || !current) return;
   if (event.target.closest(".answer__key") || !isReadingClick(event)) {
@@ -454,23 +464,27 @@ document.addEventListener("click", (event) => {
 byId("none").addEventListener("change", (event) => setNone(event.target.checked));
 byId("undo").addEventListener("click", () => ACTIONS.undo());
 byId("raw").addEventListener("click", () => ACTIONS.raw());
-byId("stacked").addEventListener("click", () => {
-  const isStacked = !readChoice("stacked");
-  keepChoice("stacked", isStacked);
-  view.drawStacked(isStacked);
-});
 byId("ask").addEventListener("click", (event) => {
   event.preventDefault();
   if (current) ACTIONS.question();
 });
+byId("stacked").addEventListener("click", () => reading.toggle("stacked"));
+byId("opened").addEventListener("click", () => reading.toggle("opened"));
+byId("compare").addEventListener("click", () => ACTIONS.compare());
+byId("uncover")?.addEventListener("click", () => ACTIONS.uncover());
 byId("skip")?.addEventListener("click", () => skip());
 byId("ranking-form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (current) submit();
 });
-listen((name, digit) => {
-  if (current || name === "help" || name === "guidelines") ACTIONS[name](digit);
-  else if (name === "undo") view.toastUndo?.();
+const WITHOUT_ANSWERS = new Set(["help", "guidelines", "raw", "skip", "submit", "uncover"]);
+listen({
+  act(name, digit) {
+    const isReady = current && (!isWaitingForNote() || WITHOUT_ANSWERS.has(name));
+    if (isReady || name === "help" || name === "guidelines") ACTIONS[name](digit);
+    else if (name === "undo") view.toastUndo?.();
+  },
+  scroll: (pages) => reading.scroll(pages),
 });
 document.addEventListener("visibilitychange", beat);
 addEventListener("online", () => (current ? fetchAhead() : fetchCurrent()));
@@ -478,7 +492,6 @@ addEventListener("pagehide", keepDraft);
 setInterval(beat, page.heartbeat_seconds * 1000);
 
 forgetOldDrafts();
-view.drawStacked(readChoice("stacked"));
 view.drawProgress(progress);
 const first = byId("task").querySelector(".task");
 for (const item of outbox.items()) handled.add(item.assignment);

@@ -91,6 +91,21 @@ export function implied(state) {
   return left.length === 1 && state.groups.length > 0 ? left[0] : null;
 }
 
+/** Two cards, one better than the other: only then is the strength of the preference asked. */
+export function isPair(state) {
+  const groups = order(state);
+  return state.cards.length === 2 && groups.length === 2;
+}
+
+/** The two cards to compare first: the marked one and its neighbour in the order, else the first two. */
+export function neighbours(state) {
+  const { cards, selected } = state;
+  const ordered = [...state.groups.flat(), ...unplaced(state)];
+  const index = ordered.indexOf(selected);
+  if (index < 0) return cards.slice(0, 2);
+  return index > 0 ? [ordered[index - 1], selected] : [selected, ordered[1]];
+}
+
 /** {id: {rank, tied}}, ranks from 1; tied cards share one. */
 export function ranks(state) {
   const found = {};

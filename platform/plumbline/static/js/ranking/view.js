@@ -68,9 +68,21 @@ export class View {
       card.querySelector(".answer__rank").textContent = found ? this.rankName(found) : "";
     }
     this.drawStrip(state, ranks);
+    this.drawBeside(state);
     byId("none").checked = state.none;
     byId("order-hint").hidden = state.groups.length > 0;
     byId("undo").disabled = state.history.length === 0 && !state.tie;
+  }
+
+  /** What depends on how far one is: the strength of a preference, and a note that comes before the answers. */
+  drawBeside(state) {
+    const strength = this.task.querySelector(".strength");
+    if (strength) strength.hidden = !State.isPair(state);
+    const isWaiting = "note" in this.task.dataset && !("noted" in this.task.dataset);
+    byId("bar").toggleAttribute("data-waiting", isWaiting);
+    byId("compare").hidden = isWaiting;
+    const note = this.task.querySelector("[name=note]");
+    if (note && !isWaiting) note.readOnly = true;
   }
 
   drawStrip(state, ranks) {
@@ -141,17 +153,6 @@ export class View {
     }
   }
 
-  drawPlain(isPlain) {
-    byId("raw").setAttribute("aria-pressed", String(isPlain));
-    for (const part of this.task.querySelectorAll("[data-plain]")) part.hidden = !isPlain;
-    for (const part of this.task.querySelectorAll("[data-rendered]")) part.hidden = isPlain;
-  }
-
-  drawStacked(isStacked) {
-    byId("stacked").setAttribute("aria-pressed", String(isStacked));
-    byId("task").toggleAttribute("data-stacked", isStacked);
-  }
-
   drawProgress({ done, goal, median_seconds: seconds }) {
     byId("progress-done").textContent = fill(this.words.done_today, { done, goal });
     byId("progress-pace").textContent = seconds >= 1 ? fill(this.words.pace, { seconds: Math.round(seconds) }) : "";
@@ -165,6 +166,15 @@ export class View {
   notice(sentence) {
     byId("notice").hidden = !sentence;
     byId("notice").textContent = sentence ?? "";
+  }
+
+  /** The guidelines are newer than those on the page: the ranking names the version that was read. */
+  noticeGuideline() {
+    const link = element("a", "");
+    link.href = location.href;
+    link.textContent = this.words.reload;
+    byId("notice").replaceChildren(`${this.words.guideline_changed} `, link);
+    byId("notice").hidden = false;
   }
 
   /** A short confirmation; onUndo, if given, is offered for as long as it shows. */
