@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 
 COMPARED_CHARACTERS = 20_000  # of each text
 WORDS_WITHOUT_SHORTCUT = 1_000  # beyond, difflib leaves out words that are everywhere: else the time grows too fast
-WORDS = re.compile(r"\S+\s*|\s+")
+WORDS = re.compile(r"\s*\S+\s*|\s+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
