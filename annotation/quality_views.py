@@ -23,7 +23,7 @@ from annotation import (
 )
 from annotation.assignment import TaskError
 from annotation.models import Ranking, Role, Suspicion, Task
-from annotation.permissions import project_for
+from annotation.permissions import lacks_consent, project_for
 
 DISPUTES_SHOWN = 50
 
@@ -147,6 +147,8 @@ def disputes(request, slug):
 def settle(request, slug):
     """The ranking page over disputes; ?task=… begins with that one."""
     project, membership = project_for(request.user, slug, Role.REVIEWER)
+    if lacks_consent(project, membership):
+        return redirect("annotation:consent", slug=slug)
     if request.method == "POST":
         return views.rank_by_form(request, project, membership, then="annotation:settle")
     wanted = views.parse_uuid(request.GET, "task") if "task" in request.GET else None
