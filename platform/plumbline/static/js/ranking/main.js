@@ -477,7 +477,7 @@ byId("ranking-form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (current) submit();
 });
-const WITHOUT_ANSWERS = new Set(["help", "guidelines", "raw", "skip", "submit", "uncover"]);
+const WITHOUT_ANSWERS = new Set(["help", "guidelines", "question", "raw", "skip", "submit", "uncover"]);
 listen({
   act(name, digit) {
     const isReady = current && (!isWaitingForNote() || WITHOUT_ANSWERS.has(name));
