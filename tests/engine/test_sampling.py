@@ -283,3 +283,27 @@ def test_it_rounds_matrices_once_as_autocast_does_in_every_pass(make_policy):
     assert policy.lm_head.weight.dtype is torch.float32
     assert policy.lm_head.weight.requires_grad
     assert [len(sample.ids) for sample in samples] == [8] * 4
+
+
+def test_it_fills_the_places_of_rows_that_end(make_policy, monkeypatch):
+    policy = make_policy()
+    prompts = PROMPTS * 3
+    free = [naive_greedy(policy, prompt, new=12) for prompt in PROMPTS]
+    stops = (free[0][2], free[2][7])
+    expected = [naive_greedy(policy, prompt, new=12, stops=stops) for prompt in PROMPTS] * 3
+    rows = []
+    step = Decoder.step
+
+    def counted(self, tokens):
+        rows.append(self.rows)
+        return step(self, tokens)
+
+    monkeypatch.setattr(Decoder, "step", counted)
+    samples = generate(policy, prompts, max_new_tokens=12, temperature=0, stop_token_ids=stops, batch_size=4)
+    assert [sample.ids for sample in samples] == expected
+    # New prompts came in beside rows that were under way, and there never were more rows than asked.
+    assert max(rows) == 4
+    assert len(rows) < sum(max(map(len, expected[:4])) for _ in range(3))
+    whole = generate(policy, prompts, max_new_tokens=12, seed=4, samples_per_prompt=2)
+    few = generate(policy, prompts, max_new_tokens=12, seed=4, samples_per_prompt=2, batch_size=5)
+    assert [sample.ids for sample in few] == [sample.ids for sample in whole]

@@ -12,6 +12,7 @@ import torch
 from training.engine.transformer import KeyValueCache, rounded
 
 PREFILL_TOKENS = 16384  # in one forward pass over prompts
+REFILL_SHARE = 0.25  # of the rows must be free before new prompts come in: they are read together
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,9 +120,9 @@ class Decoder:
         self.cache.copy_rows(movers, gaps)
         order[gaps] = movers
         self.cache.shrink(keep)
-        order = order[:keep]
-        self.logits = self.logits[order]
-        return order
+        self.logits[gaps] = self.logits[movers]
+        self.logits = self.logits[:keep]
+        return order[:keep]
 
 
 def filter_logits(logits, *, temperature=1.0, top_k=0, top_p=1.0):
@@ -178,8 +179,9 @@ def generate(
     stop: a completion's ids so far -> whether it ends with them (StopStrings, say); never in a rollout, whose
           completions must be whole samples of the policy.
 
-    batch_size bounds the rows decoded at once. A row ends at a stop token (kept as its last id), after max_new_tokens,
-    or where the policy's positions end. Raises ValueError for a prompt that leaves no room for a token.
+    batch_size bounds the rows decoded at once; prompts that wait take the places of rows that end. A row ends at a stop
+    token (kept as its last id), after max_new_tokens, or where the policy's positions end. Raises ValueError for a
+    prompt that leaves no room for a token.
     """
     most = policy.config.max_positions
     for number, prompt in enumerate(prompts):
@@ -189,55 +191,52 @@ def generate(
                 f"so that one new token fits."
             )
     generator = torch.Generator().manual_seed(seed)
-    samples = []
-    prompts_at_once = max(1, batch_size // samples_per_prompt)
-    for start in range(0, len(prompts), prompts_at_once):
-        batch = prompts[start : start + prompts_at_once]
-        uniforms = torch.rand(len(batch) * samples_per_prompt, max_new_tokens, dtype=torch.float64, generator=generator)
-        if only is not None:
-            mine = [place for place in range(len(batch)) if start + place in only]
-            batch = [batch[place] for place in mine]
-            uniforms = uniforms.unflatten(0, (-1, samples_per_prompt))[mine].flatten(0, 1)
-        if not batch:
-            continue
-        samples += _generate_batch(
-            policy, batch, uniforms, samples_per_prompt, set(stop_token_ids), stop,
-            {"temperature": temperature, "top_k": top_k, "top_p": top_p},
-        )  # fmt: skip
-    return samples
-
-
-def _generate_batch(policy, prompts, uniforms, copies, stops, stop, filters):
+    copies = samples_per_prompt
+    uniforms = torch.rand(len(prompts) * copies, max_new_tokens, dtype=torch.float64, generator=generator)
+    if only is not None:
+        mine = [place for place in range(len(prompts)) if place in only]
+        prompts = [prompts[place] for place in mine]
+        uniforms = uniforms.unflatten(0, (-1, copies))[mine].flatten(0, 1)
+    if not prompts:
+        return []
     device = policy.embedding.weight.device
     rows, new = uniforms.shape
-    longest = max(map(len, prompts))
-    decoder = Decoder(policy, rows=rows, columns=min(longest + new, policy.config.max_positions))
-    decoder.add(prompts, copies=copies)
+    capacity = max(1, min(batch_size // copies, len(prompts))) * copies
+    decoder = Decoder(policy, rows=capacity, columns=min(max(map(len, prompts)) + new, most))
     uniforms = uniforms.to(device)
-    stop_ids = torch.tensor(sorted(stops), dtype=torch.long, device=device)
+    stop_ids = torch.tensor(sorted(set(stop_token_ids)), dtype=torch.long, device=device)
     ids = torch.zeros(rows, new, dtype=torch.long, device=device)
     logprobs = torch.zeros(rows, new, device=device)
-    room = [min(new, policy.config.max_positions - len(prompt)) for prompt in prompts for _ in range(copies)]
+    room = [min(new, most - len(prompt)) for prompt in prompts for _ in range(copies)]
     limits = torch.tensor(room, device=device)
     lengths, stopped = limits.clone(), torch.zeros(rows, dtype=torch.bool, device=device)
-    owners = torch.arange(rows, device=device)  # sample of each row in use
-    for step in range(new):
-        tokens, chosen = draw(filter_logits(decoder.logits, **filters), uniforms[owners, step])
-        ids[owners, step] = tokens
-        logprobs[owners, step] = chosen
+    owners = steps = torch.zeros(0, dtype=torch.long, device=device)  # sample of each row in use, and its tokens so far
+    begun = 0  # prompts
+    while begun < len(prompts) or decoder.rows:
+        free = capacity - decoder.rows
+        if begun < len(prompts) and (free >= REFILL_SHARE * capacity or not decoder.rows) and free >= copies:
+            taken = prompts[begun : begun + free // copies]
+            decoder.add(taken, copies=copies)
+            fresh = torch.arange(begun * copies, (begun + len(taken)) * copies, device=device)
+            owners, steps = torch.cat([owners, fresh]), torch.cat([steps, torch.zeros_like(fresh)])
+            begun += len(taken)
+        logits = filter_logits(decoder.logits, temperature=temperature, top_k=top_k, top_p=top_p)
+        tokens, chosen = draw(logits, uniforms[owners, steps])
+        ids[owners, steps] = tokens
+        logprobs[owners, steps] = chosen
+        steps = steps + 1
         ended = torch.isin(tokens, stop_ids)
         if stop is not None:
-            ended |= torch.tensor([stop(row) for row in ids[owners, : step + 1].tolist()], device=device)
-        finished = ended | (limits[owners] <= step + 1)
+            so_far = zip(ids[owners].tolist(), steps.tolist(), strict=True)
+            ended |= torch.tensor([stop(row[:length]) for row, length in so_far], device=device)
+        finished = ended | (limits[owners] <= steps)
         if bool(finished.any()):
-            done = owners[finished]
-            lengths[done] = step + 1
+            lengths[owners[finished]] = steps[finished]
             stopped[owners[ended]] = True
-            if bool(finished.all()):
-                break
             kept = decoder.drop(finished)
-            owners, tokens = owners[kept], tokens[kept]
-        decoder.step(tokens)
+            owners, steps, tokens = owners[kept], steps[kept], tokens[kept]
+        if decoder.rows:
+            decoder.step(tokens)
     ids, logprobs, stopped = ids.tolist(), logprobs.tolist(), stopped.tolist()
     return [
         Sample(ids[row][:length], logprobs[row][:length], "stop" if stopped[row] else "length")
