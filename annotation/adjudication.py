@@ -63,7 +63,7 @@ def next_dispute(project, *, reviewer, task=None):
     Nobody settles a task that they ranked themselves.
     """
     # Held by the membership's row, as other claims are: two tabs that ask together get the same dispute.
-    project.memberships.select_for_update(no_key=True).filter(user=reviewer).first()
+    list(project.memberships.select_for_update(no_key=True).filter(user=reviewer).order_by("pk").values_list("pk"))
     held = Assignment.objects.filter(
         annotator=reviewer,
         state=AssignmentState.LEASED,

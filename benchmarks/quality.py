@@ -1,6 +1,7 @@
 """Does quality control work? Hostile annotators among simulated ones: who is flagged, and what the weights save.
 
     python benchmarks/quality.py flag                     # who is flagged, over many seeds; no web, no torch
+    python benchmarks/quality.py watch                    # who is ever flagged, looked at again as rankings come in
     python benchmarks/quality.py reward --kinds reversed  # reward models trained on the starter's answers, on a CPU
 
 A crowd of 40 (or --people), 20% of them hostile; each task goes to `overlap` people, drawn evenly. `mixed` has equal
@@ -30,20 +31,24 @@ from annotation.agreement import Judgment, places_of  # noqa: E402
 from plumbline.demo import annotators, golds, hostile, starter, world  # noqa: E402
 
 K = 4
-EVAL_PROMPTS = 500
+EVAL_PROMPTS = 300
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, people, kinds in (("flag", 40, [*hostile.KINDS, "mixed"]), ("reward", 20, ["reversed"])):
+    for name, people, kinds, seeds, rankings in (
+        ("flag", 40, [*hostile.KINDS, "mixed"], 20, [30, 100]),
+        ("watch", 40, ["none", "mixed"], 6, [100]),
+        ("reward", 20, ["reversed"], 1, [30]),
+    ):
         command = commands.add_parser(name)
         command.add_argument("--people", type=int, default=people)
         command.add_argument("--hostile", type=float, default=0.2, help="share of them")
         command.add_argument("--kinds", nargs="+", choices=[*hostile.KINDS, "mixed", "none"], default=kinds)
         command.add_argument("--gold", choices=sorted(golds.GOLDS), default="style")
-        command.add_argument("--seeds", type=int, default=20 if name == "flag" else 1)
-        command.add_argument("--rankings", type=int, nargs="+", default=[30, 100] if name == "flag" else [30])
+        command.add_argument("--seeds", type=int, default=seeds)
+        command.add_argument("--rankings", type=int, nargs="+", default=rankings)
         command.add_argument("--overlap", type=int, nargs="+", default=[3])
         command.add_argument("--gold-share", type=float, default=0.0, help="of the tasks, their answers known")
     reward = commands.choices["reward"]
@@ -52,7 +57,7 @@ def main():
     reward.add_argument("--threads", type=int, default=1)
     reward.add_argument("overrides", nargs="*", help="engine settings, such as reward_model.epochs=3")
     arguments = parser.parse_args()
-    {"flag": measure_flags, "reward": measure_reward}[arguments.command](arguments)
+    {"flag": measure_flags, "watch": measure_looks, "reward": measure_reward}[arguments.command](arguments)
 
 
 # The simulated crowd
@@ -153,12 +158,49 @@ def flag_row(arguments, kind, overlap, rankings):
     )
 
 
+# Who is ever flagged
+
+
+def measure_looks(arguments):
+    """Rankings come in by chance, so that people share few tasks at first; a look whenever a quarter more are there."""
+    annotators.parse = functools.lru_cache(maxsize=100_000)(annotators.parse)
+    overlap, rankings = arguments.overlap[0], arguments.rankings[0]
+    looks = [0.06 * 1.25**step for step in range(13)] + [1.0]
+    print("| kind | rankings each | looks | hostile ever flagged | after rankings | false alarms, ever |")
+    print("|" + "---|" * 6)
+    for kind in arguments.kinds:
+        ever = {True: [], False: []}
+        for seed in range(arguments.seeds):
+            people = crowd_of(arguments, kind, seed)
+            draws = annotators.corpus_draws(arguments.people * rankings // overlap, K, seed=2000 + seed)
+            judgments = [row[0] for row in collect(people, draws, overlap, arguments.gold_share, seed)]
+            random.Random(f"arrival {seed}").shuffle(judgments)
+            first = {}
+            for look in looks:
+                seen = judgments[: int(look * len(judgments))]
+                for number in suspicion.find_suspects(seen):
+                    first.setdefault(number, len(seen) / len(people))
+            for number, person in enumerate(people):
+                ever[isinstance(person, hostile.HostileAnnotator)].append(first.get(number))
+        caught = [count for count in ever[True] if count is not None]
+        false = sum(count is not None for count in ever[False])
+        after = f"{statistics.median(caught):.0f}" if caught else "–"
+        print(
+            f"| {kind} | {rankings} | {len(looks)} | {len(caught)} of {len(ever[True])} | {after} | {false} of "
+            f"{len(ever[False])} ({false / len(ever[False]):.1%}) |",
+            flush=True,
+        )
+
+
 # What it does to a reward model
 
 
 def measure_reward(arguments):
-    import evidence  # asks for torch, which flags do without
+    # Here and not above: flags do without torch.
+    import evidence
+    import torch
 
+    torch.set_num_threads(arguments.threads)
     evidence.EVAL_PROMPTS, evidence.BEST_OF = EVAL_PROMPTS, (K,)
     bench = evidence.Bench(arguments)
     print("| kind | seed | rankings | clean | undefended | weights | weight of hostile | flagged | false alarms |")
