@@ -29,6 +29,13 @@ class GuidelineAdmin(ReadOnlyAdmin):
     list_display = ["project", "version", "created_by", "created_at"]
 
 
+@admin.register(models.Qualification)
+class QualificationAdmin(ReadOnlyAdmin):
+    list_display = ["project", "user", "guideline_version", "agreement", "passed", "created_at", "void_at"]
+    list_filter = ["project", "passed"]
+    list_select_related = ["project", "user"]
+
+
 @admin.register(models.PromptSet)
 class PromptSetAdmin(ReadOnlyAdmin):
     list_display = ["name", "version", "project", "file_name", "active", "created_at"]

@@ -13,12 +13,14 @@ from django.db.models.expressions import RawSQL
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from annotation import hidden
+from annotation import hidden, qualification
 from annotation.audit import record_event
+from annotation.messages import message_text
 from annotation.models import (
     Assignment,
     AssignmentState,
     AuditEvent,
+    Demonstration,
     Membership,
     Purpose,
     Slot,
@@ -125,7 +127,7 @@ def queue_task(
     )
     if purpose in hidden.MADE_TO_ASK:
         return task
-    Slot.objects.bulk_create(
+    slots = Slot.objects.bulk_create(
         Slot(
             task=task,
             number=number,
@@ -135,7 +137,32 @@ def queue_task(
         )
         for number in range(1, overlap + 1)
     )
+    bar_authors(task, completions, slots[0])
     return task
+
+
+def bar_authors(task, completions, slot):
+    """Nobody ranks a text of their own: whoever wrote one of the answers counts as having been asked."""
+    texts = {message_text(completion.message).strip() for completion in completions}
+    written = Demonstration.objects.filter(prompt=task.prompt_id, withdrawn_at=None).exclude(author=None)
+    authors = {
+        author_id
+        for author_id, message in written.values_list("author_id", "message")
+        if message_text(message).strip() in texts
+    }
+    now = timezone.now()
+    Assignment.objects.bulk_create(
+        Assignment(
+            slot=slot,
+            task=task,
+            annotator_id=author_id,
+            state=AssignmentState.BARRED,
+            lease_expires_at=now,
+            ended_at=now,
+            presented_order=[],
+        )
+        for author_id in authors
+    )
 
 
 @transaction.atomic
@@ -191,6 +218,9 @@ def open_slots(project, annotator):
 
 
 def claim_slot(project, annotator):
+    if test := qualification.settle(project, annotator):
+        check = hidden.open_check(project, annotator) if test.more else None
+        return lease(hidden.make_slot(check), annotator, lease_end(project)) if check else None
     for _attempt in range(CLAIM_ATTEMPTS):
         candidates = list(open_slots(project, annotator)[:CANDIDATES])
         if not candidates:

@@ -150,6 +150,20 @@ class SettingsForm(forms.Form):
             "After this time without a sign of life the task goes to someone else. 900 are a quarter of an hour."
         ),
     )
+    qualification_tasks = forms.IntegerField(
+        label=_("Test tasks before real work"),
+        required=False,
+        min_value=0,
+        max_value=1_000,
+        help_text=_("A new annotator first ranks so many tasks with a known answer. 0: no test."),
+    )
+    qualification_percent = forms.IntegerField(
+        label=_("Pairs to agree on in the test"),
+        required=False,
+        min_value=0,
+        max_value=100,
+        help_text=_("Of 100 pairs of answers, how many must stand in the order of the known answers."),
+    )
     gold_share = forms.FloatField(
         label=_("Share of hidden checks"),
         min_value=0,
@@ -237,7 +251,10 @@ class SettingsForm(forms.Form):
     SECTIONS = (
         (_("The project"), ("name", "description")),
         (_("How the work is shared out"), ("completions_per_task", "overlap", "daily_goal", "lease_seconds")),
-        (_("How the work is checked"), ("gold_share", "repeat_share", "weigh_annotators")),
+        (
+            _("How the work is checked"),
+            ("qualification_tasks", "qualification_percent", "gold_share", "repeat_share", "weigh_annotators"),
+        ),
         (
             _("What is asked beside the order"),
             ("overall", "axes", "flags", "strength", "rationale", "rewrite", "note"),
@@ -261,7 +278,11 @@ class SettingsForm(forms.Form):
 
     def settings(self):
         """What to hand to projects.change_project."""
-        values = {name: value for name, value in self.cleaned_data.items() if name not in self.QUESTIONS}
+        values = {
+            name: value
+            for name, value in self.cleaned_data.items()
+            if name not in self.QUESTIONS and value is not None  # a number left out stays as it is
+        }
         return values | {"ranking_form": {name: self.cleaned_data[name] for name in self.QUESTIONS}}
 
 
@@ -271,6 +292,11 @@ class GuidelineForm(forms.Form):
         max_length=MAX_GUIDELINE,
         widget=forms.Textarea(attrs={"rows": 18}),
         help_text=_("Markdown. A change is a new version; every ranking remembers the version that it followed."),
+    )
+    requalify = forms.BooleanField(
+        label=_("Everybody takes the test again"),
+        required=False,
+        help_text=_("Only where the settings ask for test tasks, and where there are some that a person has not met."),
     )
 
 

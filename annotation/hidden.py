@@ -21,7 +21,7 @@ from annotation.models import (
 )
 
 # Slots of these are no part of the queue: one that is given back is closed, and made again for whoever comes next.
-MADE_TO_ASK = (Purpose.GOLD, Purpose.REPEAT, Purpose.ADJUDICATION)
+MADE_TO_ASK = (Purpose.GOLD, Purpose.REPEAT, Purpose.ADJUDICATION, Purpose.PRACTICE)
 RANKED_BEFORE_REPEATS = 20  # rankings of one's own before the first repeat
 RANKED_BETWEEN = 15  # rankings since the one that is asked again: it must not be remembered
 LONGEST_AGO = timedelta(days=30)

@@ -30,9 +30,12 @@ def check_known_order(order, ids):
 
 @transaction.atomic
 def set_known_answer(task, *, order, actor, explanation=""):
-    """The answer by which a gold task measures from now on; one that it had is replaced. Raises TaskError."""
-    if task.purpose != Purpose.GOLD:
-        raise assignment.TaskError("known_answer", _("belongs to tasks of purpose gold only."))
+    """The answer by which a gold task measures, or that a practice task explains; an earlier one is replaced.
+
+    Raises TaskError.
+    """
+    if task.purpose not in (Purpose.GOLD, Purpose.PRACTICE):
+        raise assignment.TaskError("known_answer", _("belongs to tasks of purpose gold or practice only."))
     ids = {str(pk) for pk in TaskCompletion.objects.filter(task=task).values_list("completion_id", flat=True)}
     order = check_known_order(order, ids)
     try:

@@ -13,7 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST
 
-from annotation import assignment, forms, judgments, projects, quality
+from annotation import assignment, forms, judgments, practice, projects, qualification, quality
 from annotation.formats import EXPORTS
 from annotation.models import Role
 from annotation.permissions import has_role, project_for
@@ -104,6 +104,7 @@ def members(request, slug):
         "link": link,
         "progress": quality.annotator_progress(project),
         "roles": Role.choices,
+        "qualifications": project.qualifications.filter(void_at=None).select_related("user"),
         "invitations": project.invitations.filter(
             accepted_at=None, revoked_at=None, expires_at__gt=timezone.now()
         ).select_related("created_by"),
@@ -129,6 +130,17 @@ def member_change(request, slug):
             messages.success(request, _("Changed %(name)s.") % {"name": member.user})
         except ValidationError as error:
             messages.error(request, " ".join(error.messages))
+    return redirect("annotation:members", slug=slug)
+
+
+@login_required
+@require_POST
+def qualification_again(request, slug, qualification_id):
+    """Lets a person take the project's test once more."""
+    project, _membership = project_for(request.user, slug, Role.ADMIN)
+    found = get_object_or_404(project.qualifications.select_related("user"), pk=qualification_id)
+    if qualification.let_try_again(found, actor=request.user):
+        messages.success(request, _("%(name)s takes the test again.") % {"name": found.user})
     return redirect("annotation:members", slug=slug)
 
 
@@ -180,7 +192,7 @@ def guidelines(request, slug):
     form = forms.GuidelineForm(request.POST or None, initial={"text": guideline.text if guideline else ""})
     if request.method == "POST" and form.is_valid():
         try:
-            projects.set_guideline(project, text=form.cleaned_data["text"], created_by=request.user)
+            projects.set_guideline(project, created_by=request.user, **form.cleaned_data)
         except ValidationError as error:
             forms.add_errors(form, error)
         else:
@@ -192,6 +204,7 @@ def guidelines(request, slug):
         "tab": "guidelines",
         "guideline": guideline,
         "guideline_html": render_markdown(guideline.text) if guideline else None,
+        "has_practice": practice.practice_tasks(project).exists(),
         "form": form if may_edit else None,
     }
     return render(request, "annotation/manage_guidelines.html", context, status=400 if form.errors else 200)

@@ -30,6 +30,8 @@ class Project(models.Model):
         _("share of hidden checks"), default=0.1
     )  # of tasks with a known answer, where any is
     repeat_share = models.FloatField(_("share of repeats"), default=0.05)  # of one's own tasks asked again
+    qualification_tasks = models.PositiveSmallIntegerField(_("test tasks before real work"), default=0)  # 0: no test
+    qualification_percent = models.PositiveSmallIntegerField(_("pairs to agree on in the test"), default=70)
     weigh_annotators = models.BooleanField(_("weigh rankings by reliability"), default=True)
     created_at = models.DateTimeField(auto_now_add=True)
     archived_at = models.DateTimeField(null=True, blank=True)
@@ -42,6 +44,7 @@ class Project(models.Model):
             ),
             models.CheckConstraint(condition=Q(overlap__gte=1), name="project_overlap_at_least_1"),
             models.CheckConstraint(condition=Q(lease_seconds__gte=10), name="project_lease_at_least_10_seconds"),
+            models.CheckConstraint(condition=Q(qualification_percent__lte=100), name="project_qualification_percent"),
             # At most half: what is hidden among the real tasks must not crowd them out.
             models.CheckConstraint(condition=Q(gold_share__gte=0, gold_share__lte=0.5), name="project_gold_share"),
             models.CheckConstraint(
@@ -116,6 +119,7 @@ class Guideline(models.Model):
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="guidelines")
     version = models.PositiveIntegerField()
     text = models.TextField()
+    requalify = models.BooleanField(default=False)  # whoever passed the test before this version takes it again
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -125,6 +129,33 @@ class Guideline(models.Model):
 
     def __str__(self):
         return f"{self.project} v{self.version}"
+
+
+class Qualification(models.Model):
+    """How one person did in a project's test."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="qualifications")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    guideline_version = models.PositiveIntegerField()
+    tasks = models.PositiveSmallIntegerField()
+    agreement = models.FloatField()  # share of pairs ordered as the known answers order them, in [0, 1]
+    passed = models.BooleanField()
+    created_at = models.DateTimeField(auto_now_add=True)
+    void_at = models.DateTimeField(null=True, blank=True)  # the lead lets this person try again
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "user", "guideline_version"],
+                condition=Q(void_at=None),
+                name="qualification_once_a_version",
+            )
+        ]
+
+    @property
+    def percent(self):
+        return round(100 * self.agreement)
 
 
 class PromptSet(models.Model):
@@ -314,6 +345,7 @@ class AssignmentState(models.TextChoices):
     EXPIRED = "expired", _("expired")
     SKIPPED = "skipped", _("skipped")
     SURPLUS = "surplus", _("kept, not counted")
+    BARRED = "barred", _("never asked: a text of their own")
 
 
 class Assignment(models.Model):

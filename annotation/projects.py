@@ -24,6 +24,8 @@ SETTINGS = (
     "overlap",
     "lease_seconds",
     "daily_goal",
+    "qualification_tasks",
+    "qualification_percent",
     "ranking_form",
     "gold_share",
     "repeat_share",
@@ -53,6 +55,8 @@ def check_project(project):
         ("overlap", 1, 100),
         ("lease_seconds", 10, 7 * 24 * 3600),
         ("daily_goal", 1, 100_000),
+        ("qualification_tasks", 0, 1_000),
+        ("qualification_percent", 0, 100),
     ):
         value = getattr(project, name)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -250,8 +254,11 @@ def guideline_version(project):
     return Guideline.objects.filter(project=project).aggregate(newest=Max("version"))["newest"] or 0
 
 
-def set_guideline(project, *, text, created_by):
-    """The guideline with this text: the current one if nothing changed, else a new version."""
+def set_guideline(project, *, text, created_by, requalify=False):
+    """The guideline with this text: the current one if nothing changed, else a new version.
+
+    requalify: whoever passed the project's test before takes it again.
+    """
     text = (text or "").replace("\r\n", "\n").strip()
     try:
         messages.check_text(text, field="text", max_length=MAX_GUIDELINE)
@@ -265,6 +272,8 @@ def set_guideline(project, *, text, created_by):
         if current and current.text == text:
             return current
         version = guideline_version(project) + 1
-        guideline = Guideline.objects.create(project=project, version=version, text=text, created_by=created_by)
+        guideline = Guideline.objects.create(
+            project=project, version=version, text=text, requalify=requalify, created_by=created_by
+        )
         record_event(project, actor=created_by, action="guideline.changed", subject=f"v{version}")
     return guideline

@@ -29,6 +29,8 @@ class ProjectInput(StrictSerializer):
     overlap = serializers.IntegerField(required=False, min_value=1, max_value=100)
     lease_seconds = serializers.IntegerField(required=False, min_value=10, max_value=7 * 24 * 3600)
     daily_goal = serializers.IntegerField(required=False, min_value=1, max_value=100_000)
+    qualification_tasks = serializers.IntegerField(required=False, min_value=0, max_value=1_000)
+    qualification_percent = serializers.IntegerField(required=False, min_value=0, max_value=100)
     ranking_form = serializers.JSONField(required=False)
     gold_share = serializers.FloatField(required=False, min_value=0, max_value=0.5)
     repeat_share = serializers.FloatField(required=False, min_value=0, max_value=0.5)
@@ -142,6 +144,8 @@ def project_object(project, role):
         "overlap": project.overlap,
         "lease_seconds": project.lease_seconds,
         "daily_goal": project.daily_goal,
+        "qualification_tasks": project.qualification_tasks,
+        "qualification_percent": project.qualification_percent,
         "ranking_form": project.ranking_form,
         "gold_share": project.gold_share,
         "repeat_share": project.repeat_share,

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from annotation import manage_views, quality_views, question_views, views
+from annotation import manage_views, practice_views, quality_views, question_views, views
 
 app_name = "annotation"
 
@@ -11,6 +11,12 @@ urlpatterns = [
     path("projects/<slug:slug>/rank/<uuid:assignment_id>/difference/", views.difference, name="difference"),
     path("projects/<slug:slug>/consent/", views.consent, name="consent"),
     path("projects/<slug:slug>/work/", views.work, name="work"),
+    path("projects/<slug:slug>/practice/", practice_views.practise, name="practice"),
+    path(
+        "projects/<slug:slug>/members/qualifications/<int:qualification_id>/again/",
+        manage_views.qualification_again,
+        name="qualification_again",
+    ),
     path("projects/<slug:slug>/questions/", question_views.question_list, name="questions"),
     path("projects/<slug:slug>/questions/<uuid:question_id>/answer/", question_views.answer, name="answer_question"),
     path("projects/<slug:slug>/questions/ask/<uuid:assignment_id>/", question_views.ask, name="ask_question"),

@@ -14,7 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from annotation import assignment as assignments
-from annotation import own_work, projects, quality, questions, ranking_page
+from annotation import own_work, projects, qualification, quality, questions, ranking_page
 from annotation.assignment import Conflict, NotYours
 from annotation.models import Assignment
 from annotation.permissions import lacks_consent, project_for
@@ -138,6 +138,7 @@ def render_page(request, project, membership, assignment, ranking=None, *, error
         "progress": page_progress,
         "guideline": ranking_page.guideline_html(project),
         "client_id": uuid.uuid4(),
+        "test": qualification.standing(project, request.user),
         "new_answers": questions.unseen_answers(project, request.user).count(),
         "form": form,
         "page_data": page_data(request, project, page_progress, form, task_url),

@@ -34,7 +34,7 @@ ANNOTATORS = 64
 TASKS = 12_000  # more than one run can rank
 CALM, FEW, MANY = "64, one in 20 s each", "16, never pausing", "64, never pausing"
 FAULT_TASKS, FAULT_OVERLAP = 2_000, 3
-SHORTEST_PEACE, LONGEST_PEACE = 0.5, 3.0  # seconds between two kills
+SHORTEST_PEACE, LONGEST_PEACE = 2.0, 8.0  # seconds between two kills
 
 
 def main():

@@ -153,7 +153,7 @@ def test_it_refuses_a_known_answer_that_says_nothing(check, admin, task):
     for order in ([ids], [[ids[0]]], [[ids[0]], [ids[0]]], [[ids[0]], ["x"]], "x", [["a"], []], None):
         with pytest.raises(assignment.TaskError):
             known_answers.set_known_answer(check, order=order, actor=admin)
-    with pytest.raises(assignment.TaskError, match="gold only"):
+    with pytest.raises(assignment.TaskError, match="gold or practice only"):
         known_answers.set_known_answer(task, order=[[ids[0]], [ids[1]]], actor=admin)
     known_answers.set_known_answer(check, order=[[ids[1]], [ids[0]]], actor=admin)
     assert KnownAnswer.objects.get(task=check).order == [[ids[1]], [ids[0]]]
