@@ -1,6 +1,8 @@
 """Checks with a known answer and repeats: asked like real tasks, counted like neither."""
 
+import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -203,3 +205,42 @@ def test_it_repeats_ones_own_task_after_a_while(project, annotator, make_tasks, 
     # Neither trained on nor counted twice, nor asked a third time.
     assert repeat not in Ranking.objects.trainable()
     assert rank_next(project, annotator, "next").task.source != done[0].task
+
+
+NATIVE = Path(__file__).resolve().parents[1] / "golden" / "rankings_v1.jsonl"
+
+
+def test_it_makes_checks_of_a_file_once(project, admin):
+    lines = NATIVE.read_bytes().splitlines()
+    assert known_answers.import_checks(project, file=io.BytesIO(NATIVE.read_bytes()), name="known", actor=admin) == 2
+    assert known_answers.import_checks(project, file=io.BytesIO(NATIVE.read_bytes()), name="known", actor=admin) == 0
+    stored = {
+        answer.task.prompt.digest: [
+            [answer.task.completions.get(pk=pk).message["content"] for pk in group] for group in answer.order
+        ]
+        for answer in KnownAnswer.objects.all()
+    }
+    for row in map(json.loads, lines):
+        texts = {item["id"]: item["messages"][0]["content"] for item in row["completions"]}
+        assert [[texts[key] for key in group] for group in row["ranking"]] in stored.values()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ranking": [["nobody"], ["c0"]]},
+        {"ranking": None},
+        {"completions": []},
+        {"completions": [{"id": "c0"}]},
+        {"prompt": "no messages"},
+        {"rationale": 5},
+    ],
+)
+def test_it_makes_no_check_of_a_file_with_a_wrong_row(project, change):
+    first, second = NATIVE.read_text().splitlines()[:2]
+    wrong = json.dumps(json.loads(second) | change)
+    with pytest.raises(assignment.TaskError, match="row 2"):
+        known_answers.import_checks(project, file=io.BytesIO(f"{first}\n{wrong}\n".encode()), name="known")
+    assert not Task.objects.exists() and not project.prompt_sets.exists()
+    with pytest.raises(assignment.TaskError, match="row 1"):
+        known_answers.import_checks(project, file=io.BytesIO(b"\xff{"), name="known")
