@@ -1,13 +1,16 @@
 """Demonstrations, the completions that people write: every write to their table."""
 
+import hashlib
+
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from annotation import messages
 from annotation.audit import record_event
-from annotation.models import Demonstration, Membership, Prompt, Source
+from annotation.models import Demonstration, Membership, Pool, Prompt, Source
 
 
 @transaction.atomic
@@ -34,6 +37,24 @@ def add_demonstration(project, *, prompt, author, message, ranking=None, source=
     return sent_before or Demonstration.objects.create(
         **text, ranking=ranking, source=author_source(project, author, source)
     )
+
+
+def next_prompt(project, *, author, after=""):
+    """A prompt for which this person has not written an answer, or None; those that nobody answered come first.
+
+    Everybody begins somewhere else, so that two people rarely write for the same prompt at once. after: the digest of
+    a prompt that they would rather leave out.
+    """
+    asked = Prompt.objects.filter(prompt_set__project=project, prompt_set__active=True, pool=Pool.SFT)
+    written = Demonstration.objects.filter(prompt=OuterRef("pk"), withdrawn_at=None)
+    own = Demonstration.objects.filter(project=project, author=author).count()
+    start = after or hashlib.sha256(f"{author.pk}:{own}".encode()).hexdigest()
+    for prompts in (asked.filter(~Exists(written)), asked.filter(~Exists(written.filter(author=author)))):
+        in_order = prompts.order_by("digest")
+        found = in_order.filter(digest__gt=start).first() or in_order.exclude(digest=after).first()
+        if found is not None:
+            return found
+    return None
 
 
 def author_source(project, author, source):

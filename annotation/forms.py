@@ -1,5 +1,6 @@
 """Forms of the admins' pages: importing prompts, people, settings, guidelines; and joining by invitation."""
 
+import uuid
 from datetime import datetime, time, timedelta
 
 from django import forms
@@ -11,10 +12,28 @@ from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Membership, Pool, Role
 from annotation.projects import MAX_GUIDELINE
+from annotation.proposals import MAX_PROPOSAL
 from annotation.ranking_form import BEST, CHOICES, MAX_CHOICES, MAX_TEXT, WORST, form_of
 
 
-class PromptsForm(forms.Form):
+class PoolForm(forms.Form):
+    pool = forms.ChoiceField(
+        label=_("What the prompts are for"),
+        required=False,
+        choices=[
+            ("", _("share them out")),
+            *Pool.choices,
+        ],
+        help_text=_(
+            "Only for prompts that name no pool of their own. Shared out, half are ranked; the rest serve PPO, "
+            "demonstrations and evaluation."
+        ),
+    )
+
+
+class PromptsForm(PoolForm):
+    field_order = ("file", "name", "pool")
+
     file = forms.FileField(
         label=_("File"),
         allow_empty_file=True,
@@ -29,17 +48,42 @@ class PromptsForm(forms.Form):
         required=False,
         help_text=_("Without one the file's name is taken. The same name again is the set's next version."),
     )
-    pool = forms.ChoiceField(
-        label=_("What the prompts are for"),
-        required=False,
-        choices=[
-            ("", _("share them out")),
-            *Pool.choices,
-        ],
-        help_text=_(
-            "Only for rows that name no pool of their own. Shared out, half are ranked; the rest serve PPO, "
-            "demonstrations and evaluation."
-        ),
+
+
+class DecisionForm(PoolForm):
+    """What an admin decides about proposed prompts."""
+
+    decision = forms.ChoiceField(choices=[("accept", ""), ("decline", "")])
+    proposals = forms.TypedMultipleChoiceField(coerce=uuid.UUID)
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.fields["proposals"].choices = [(key, key) for key in data.getlist("proposals")[:1000] if is_uuid(key)]
+
+
+def is_uuid(text):
+    try:
+        return uuid.UUID(text) is not None
+    except ValueError:
+        return False
+
+
+class AnswerForm(forms.Form):
+    text = forms.CharField(
+        label=_("How should the model answer?"),
+        strip=False,
+        max_length=100_000,
+        widget=forms.Textarea(attrs={"rows": 12}),
+        help_text=_("Write the whole answer, as you would like to get it. Markdown and formulas are shown formatted."),
+    )
+
+
+class ProposalForm(forms.Form):
+    text = forms.CharField(
+        label=_("What would somebody ask?"),
+        max_length=MAX_PROPOSAL,
+        widget=forms.Textarea(attrs={"rows": 6}),
+        help_text=_("One request, as somebody would really type it, with all that is needed to answer it."),
     )
 
 

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from annotation import assignment, forms, judgments, practice, projects, qualification, quality
 from annotation.formats import EXPORTS
-from annotation.models import Role
+from annotation.models import ProposalState, Role
 from annotation.permissions import has_role, project_for
 from annotation.prompts import PromptError, clean_file_name, import_prompts, set_active
 from annotation.rendering import render_markdown
@@ -46,6 +46,7 @@ def prompts(request, slug):
         "form": form,
         "prompt_sets": project.prompt_sets.select_related("created_by").order_by("-created_at"),
         "queue": assignment.queue_figures(project),
+        "proposed": project.prompt_proposals.filter(state=ProposalState.WAITING).count(),
     }
     return render(request, "annotation/manage_prompts.html", context, status=400 if form.errors else 200)
 

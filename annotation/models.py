@@ -215,6 +215,32 @@ class Prompt(models.Model):
         return self.digest[:12]
 
 
+class ProposalState(models.TextChoices):
+    WAITING = "waiting", _("waiting")
+    ACCEPTED = "accepted", _("in use")
+    DECLINED = "declined", _("not used")
+
+
+class PromptProposal(models.Model):
+    """A prompt that a person wrote, before and after an admin's decision. Accepted ones are copied to a prompt set."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="prompt_proposals")
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    messages = models.JSONField()
+    state = models.CharField(max_length=8, choices=ProposalState.choices, default=ProposalState.WAITING)
+    created_at = models.DateTimeField(auto_now_add=True)
+    decided_at = models.DateTimeField(null=True, blank=True)
+    decided_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+
+    class Meta:
+        ordering = ["created_at"]
+        indexes = [models.Index(fields=["project", "state"], name="prompt_proposal_by_state")]
+
+    def __str__(self):
+        return str(self.id)
+
+
 class Completion(models.Model):
     """An assistant message that answers a prompt, and who or what made it. Names its checkpoint by value."""
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.text import slugify
 from django.utils.translation import gettext as _
 
-from annotation import messages
+from annotation import messages, starting_points
 from annotation.audit import record_event
 from annotation.models import Guideline, Invitation, Membership, Project, Role
 from annotation.ranking_form import check_ranking_form
@@ -83,6 +83,16 @@ def create_project(*, name, slug=None, created_by, **settings):
     record_event(project, actor=created_by, action="project.created", subject=project.slug)
     if created_by is not None:
         add_member(project, created_by, role=Role.ADMIN, actor=created_by)
+    return project
+
+
+@transaction.atomic
+def begin_project(point, *, name, description="", created_by):
+    """A new project with a StartingPoint's settings and guideline. Raises ValidationError."""
+    settings = starting_points.settings_of(point)
+    project = create_project(name=name, description=description, created_by=created_by, **settings)
+    if point.guideline:
+        set_guideline(project, text=str(point.guideline), created_by=created_by)
     return project
 
 

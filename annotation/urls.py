@@ -1,6 +1,6 @@
 from django.urls import path
 
-from annotation import manage_views, practice_views, quality_views, question_views, views
+from annotation import manage_views, practice_views, quality_views, question_views, views, write_views
 
 app_name = "annotation"
 
@@ -20,6 +20,10 @@ urlpatterns = [
     path("projects/<slug:slug>/questions/", question_views.question_list, name="questions"),
     path("projects/<slug:slug>/questions/<uuid:question_id>/answer/", question_views.answer, name="answer_question"),
     path("projects/<slug:slug>/questions/ask/<uuid:assignment_id>/", question_views.ask, name="ask_question"),
+    path("projects/<slug:slug>/write/", write_views.write_answer, name="write_answer"),
+    path("projects/<slug:slug>/write/prompt/", write_views.write_prompt, name="write_prompt"),
+    path("projects/<slug:slug>/prompts/proposed/", write_views.proposed, name="proposed"),
+    path("projects/<slug:slug>/prompts/proposed/decide/", write_views.decide, name="decide"),
     path("projects/<slug:slug>/prompts/", manage_views.prompts, name="prompts"),
     path(
         "projects/<slug:slug>/prompts/<uuid:prompt_set_id>/active/",

@@ -6,8 +6,10 @@ from pathlib import Path
 from django import forms
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
+from annotation import starting_points
 from training import plans, runs
 from training.engine import config
 from training.models import CheckpointRole
@@ -22,6 +24,28 @@ class ProjectForm(forms.Form):
         widget=forms.Textarea(attrs={"rows": 3}),
         help_text=_("One or two sentences for the people who will work on it."),
     )
+    starting_point = forms.ChoiceField(
+        label=_("Begin with"),
+        required=False,
+        widget=forms.RadioSelect,
+        initial=starting_points.ASSISTANT.key,
+        help_text=_(
+            "Questions, flags and a guideline. All of it can be changed later, under “Settings” and “Guidelines”."
+        ),
+    )
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["starting_point"].choices = [
+            (
+                point.key,
+                format_html('<span><b>{}</b><br><span class="quiet">{}</span></span>', point.title, point.summary),
+            )
+            for point in starting_points.ALL
+        ]
+
+    def clean_starting_point(self):
+        return starting_points.BY_KEY.get(self.cleaned_data["starting_point"], starting_points.EMPTY)
 
 
 class CheckpointForm(forms.Form):

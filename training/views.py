@@ -350,7 +350,9 @@ def new_project(request):
     form = ProjectForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:
-            made = projects.create_project(**form.cleaned_data, created_by=request.user)
+            answers = form.cleaned_data
+            point = answers.pop("starting_point")
+            made = projects.begin_project(point, **answers, created_by=request.user)
         except ValidationError as error:
             form.add_error(None, error.messages)
         else:

@@ -6,8 +6,9 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import Http404
 from django.utils import timezone
 
-from annotation import permissions, projects
+from annotation import permissions, projects, starting_points
 from annotation.models import AuditEvent, Invitation, Membership
+from annotation.ranking_form import form_of
 
 pytestmark = pytest.mark.django_db
 
@@ -146,3 +147,14 @@ def test_it_makes_a_changed_guideline_a_new_version(project, admin):
     for text in ("", "a\x00b", "x" * 200_001):
         with pytest.raises(ValidationError):
             projects.set_guideline(project, text=text, created_by=admin)
+
+
+@pytest.mark.parametrize("point", starting_points.ALL, ids=[point.key for point in starting_points.ALL])
+def test_every_starting_point_makes_a_whole_project(admin, point):
+    project = projects.begin_project(point, name="New", created_by=admin)
+    assert bool(projects.guideline_version(project)) == bool(point.guideline)
+    form = form_of(project)
+    assert all(choice["label"] for choice in form["axes"] + form["flags"])
+    # Strength is asked of pairs only, and harm only after consent.
+    assert not form["strength"] or project.completions_per_task == 2
+    assert form["sensitive"] == (form["objective"] == "worst")

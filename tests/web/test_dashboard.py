@@ -252,6 +252,12 @@ def test_it_makes_a_project_for_staff_only(client_for, make_user, admin):
     response = boss.post(url, {"name": "Kind words", "description": ""})
     assert response.url == reverse("training:dashboard", args=["kind-words"])
     assert boss.get(response.url).status_code == 200
+    assert boss.post(url, {"name": "Odd", "starting_point": "odd"}).status_code == 400
+    boss.post(url, {"name": "Short texts", "starting_point": "summaries"})
+    made = Project.objects.get(slug="short-texts")
+    assert made.completions_per_task == 2
+    assert [axis["key"] for axis in made.ranking_form["axes"]] == ["coherence", "accuracy", "coverage"]
+    assert "Accuracy" in made.guidelines.get().text
 
 
 def test_it_shows_what_a_run_noted(trained, client_for, reviewer):
