@@ -1,5 +1,6 @@
 """What the API shows of rounds, runs and checkpoints, and what it takes."""
 
+from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
 from annotation.serializers import StrictSerializer
@@ -8,17 +9,17 @@ from training.runs import NEEDED_INPUTS
 
 
 class NewRoundSerializer(StrictSerializer):
-    overrides = serializers.DictField(default=dict, help_text='Settings of this round alone: {"ppo.kl_coef": 0.1}')
+    overrides = serializers.DictField(default=dict, help_text=_('Settings of this round alone: {"ppo.kl_coef": 0.1}'))
 
 
 class NewRunSerializer(StrictSerializer):
     stage = serializers.ChoiceField(choices=sorted(NEEDED_INPUTS))
     name = serializers.CharField(max_length=200, default="", allow_blank=True)
-    config = serializers.DictField(default=dict, help_text="Settings over those of the project's plan")
+    config = serializers.DictField(default=dict, help_text=_("Settings over those of the project's plan"))
     inputs = serializers.DictField(
         child=serializers.CharField(max_length=64),
         default=dict,
-        help_text='Artifacts by digest: {"policy": checkpoint, "rankings": snapshot}',
+        help_text=_('Artifacts by digest: {"policy": checkpoint, "rankings": snapshot}'),
     )
 
 

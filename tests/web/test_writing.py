@@ -89,7 +89,7 @@ def test_people_write_answers_and_prompts_and_an_admin_decides(watched, sign_in,
     sign_in(admin)
     page.goto(live_server.url + url("prompts"))
     page.get_by_role("link", name="Decide").click()
-    expect(page.locator(".work__row")).to_contain_text("Tell a story about a <b>heron</b>.")
+    expect(page.locator(".proposal")).to_contain_text("Tell a story about a <b>heron</b>.")
     assert violations(page) == []
     page.get_by_label("What the prompts are for").select_option("ppo")
     page.get_by_role("button", name="Take the marked ones").click()
