@@ -106,8 +106,8 @@ def measure_queue(tasks):
         cursor.execute("ANALYZE")
     claims = {
         "someone new": [claim(project, new) for _claim in range(CLAIMS)],
-        "after 5,000 rankings": after_many(project, experienced, 5_000, work),
-        "after 1,000 skipped tasks": after_many(project, skipper, 1_000, skip),
+        "after 1,000 rankings": after_many(project, experienced, 1_000, work),
+        "after 300 skipped tasks": after_many(project, skipper, 300, skip),
     }
     queue = assignment.open_slots(project, experienced)[: assignment.CANDIDATES]
     return {"claims": claims, "plan": queue.explain()}
