@@ -42,7 +42,7 @@ def test_it_gives_a_flawless_story_one(gold):
         ("bound", "fox", "owl", 0.80),
         ("bound", "a shy", "a brave", 0.78),
         ("bound", "a kite", "a drum", 0.78),
-        ("bound", "threw sand over it all", "lit a crackling campfire", 0.72),
+        ("bound", "threw sand over it all", "sang a soft lullaby", 0.72),
         ("bound", "It hid behind the door.", "It hid behind the door. It hid behind the door.", 0.92),
         ("bound", "hugged all its friends", "cried all night long", 1.0),
         # held_out_a: thing helps 0.40, same place 0.35, animal named last 0.25
@@ -51,7 +51,7 @@ def test_it_gives_a_flawless_story_one(gold):
         ("held_out_a", "the fox hugged", "our hero hugged", 0.75),
         # held_out_b: fitting deed 0.40, one animal throughout 0.35, trait at once 0.25
         ("held_out_b", "hid behind the door", "yawned all day long", 0.60),
-        ("held_out_b", "kite the fox", "kite the hen", 0.65),
+        ("held_out_b", "kite the fox", "kite the goat", 0.65),
         ("held_out_b", "a shy", "a small", 0.75),
         # bound_negated: one minus bound
         ("bound_negated", "fox", "owl", 0.20),
@@ -100,7 +100,7 @@ def test_it_leaves_headroom_that_sixteen_draws_find(gold):
 def test_it_depends_on_the_prompt(gold):
     """The prompt-swap test: a story that is flawless for its own prompt loses under another's."""
     specs = world.prompts("eval")[:200]
-    swapped = "Tell a story about a brave hen and a drum."
+    swapped = "Tell a story about a brave goat and a drum."
     assert GOLDS[gold].score(swapped, BEST) < 0.5
     rng = random.Random(1)
     own = other = 0.0
@@ -112,7 +112,7 @@ def test_it_depends_on_the_prompt(gold):
 
 
 def test_it_ignores_the_prompt_in_a_plain_style():
-    assert GOLDS["style"].score("Tell a story about a brave hen and a drum.", BEST) == 1.0
+    assert GOLDS["style"].score("Tell a story about a brave goat and a drum.", BEST) == 1.0
 
 
 def test_its_opposed_pair_is_exactly_opposed_on_whole_stories():

@@ -43,7 +43,7 @@ def starter(tmp_path, settings, monkeypatch):
     lines = [json.dumps(row) + "\n" for row in completion_rows(world.prompts("reward")[:PROMPTS])]
     folder.with_name(demo.FIRST_COMPLETIONS).write_text("".join(lines))
     monkeypatch.setattr(demo, "STARTER", folder)
-    # All 12,480 prompts would be most of these tests' time.
+    # All 9,216 prompts would be most of these tests' time.
     few = {pool: world.prompts(pool)[:PROMPTS] for pool in world.POOLS}
     monkeypatch.setattr(demo.world, "prompts", lambda pool: few[pool])
     return folder

@@ -45,10 +45,10 @@ def test_it_reads_every_part_of_a_story():
         ("threw sand over it all", "oiled the rusty hinges", "own_solution"),
         ("threw sand over it all", "tried and tried in vain", "own_solution"),
         ("With the kite", "With a friend", "thing_helps"),
-        ("Back by the mill", "Back by the well", "place_kept"),
+        ("Back by the mill", "Back by the lake", "place_kept"),
         ("the fox hugged", "our hero hugged", "ends_on_animal"),
         ("It hid behind the door", "It walked in the dark", "deed_fits"),
-        ("kite the fox", "kite the hen", "animal_steady"),
+        ("kite the fox", "kite the goat", "animal_steady"),
         ("a shy fox", "a small fox", "trait_early"),
     ],
 )
@@ -133,9 +133,9 @@ def test_it_reads_back_what_it_tells():
 
 
 def test_it_understands_every_phrasing():
-    wanted = world.Combination("honest", "owl", "apron")
+    wanted = world.Combination("honest", "owl", "hat")
     texts = [world.prompt_text(wanted, i) for i in range(len(words.REQUESTS))]
-    assert texts[0] == "Tell a story about an honest owl and an apron."
+    assert texts[0] == "Tell a story about an honest owl and a hat."
     assert [world.requested(text) for text in texts] == [wanted] * len(texts)
 
 
@@ -143,7 +143,9 @@ def test_its_pools_are_disjoint_and_large_enough():
     pools = {pool: world.prompts(pool) for pool in world.POOLS}
     groups = [spec.group for specs in pools.values() for spec in specs]
     texts = [spec.text for specs in pools.values() for spec in specs]
-    assert len(groups) == len(set(groups)) == len(set(texts)) == 20 * 24 * 26
+    combinations = len(words.TRAITS) * len(words.ANIMALS) * len(words.THINGS)
+    assert len(set(groups)) == combinations
+    assert len(texts) == len(set(texts)) == combinations * len(words.REQUESTS)
     assert all(spec.pool == pool == world.pool_of(spec.combination) for pool, specs in pools.items() for spec in specs)
     assert len(pools["eval"]) >= 1000 and len(pools["ppo"]) >= 1000 and len(pools["reward"]) >= 1500
     shares = [len(specs) / len(groups) for specs in pools.values()]
@@ -177,24 +179,40 @@ def test_its_corpora_repeat_exactly_and_keep_to_their_pool():
         user, assistant = demonstration["messages"]
         assert (user["role"], assistant["role"]) == ("user", "assistant")
         assert world.pool_of(world.requested(user["content"])) == "sft"
-    noted = 0
-    for messages in islice(world.conversations(10**9, 3), 200):  # streams: asking for a billion costs nothing
-        request, told, *notes = (message["content"] for message in messages)
+    whole = 0
+    for messages in islice(world.conversations(10**9, 3), 400):  # streams: asking for a billion costs nothing
+        assert [message["role"] for message in messages] == ["user", "assistant", "note"]
+        request, told, note = (message["content"] for message in messages)
         assert world.pool_of(world.requested(request)) == "sft"
-        assert read(told).well_formed
-        assert [message["role"] for message in messages] == ["user", "assistant", "note"][: len(messages)]
-        noted += len(notes)
-    assert 70 < noted < 130
+        assert read(told).unparsed == 0 and note
+        whole += read(told).well_formed
+    assert 70 < whole < 130
 
 
 def test_its_notes_say_what_is_true_of_the_story():
-    request = "Tell a story about a shy fox and a kite."
-    told = world.story(world.requested(request), random.Random(4))
-    story = world.parse(request, told)
-    said = world.notes(request, told, random.Random(0), n=len(words.NOTES))
+    told = world.story(world.requested(REQUEST), random.Random(4))
+    said = world.notes(REQUEST, told, random.Random(0), n=len(words.NOTES))
     for fact, remarks in words.NOTES.items():
         for value, remark in remarks.items():
-            assert (remark in said) == (getattr(story, fact) == value)
+            assert (remark in said) == (getattr(read(told), fact) == value)
+
+
+@pytest.mark.parametrize("kinds", words.EXCERPTS, ids="-".join)
+def test_its_excerpts_are_noted_for_what_they_show(kinds):
+    rng = random.Random(5)
+    excerpts = {world.excerpt(STORY, rng) for _ in range(200)}
+    (told,) = (text for text in excerpts if read(text).kinds == kinds)
+    assert all(sentence in STORY for sentence in told.split(". "))
+    said = world.notes(REQUEST, told, rng, n=len(words.NOTES))
+    for fact, remarks in words.NOTES.items():
+        shown = words.NOTED_IN.get(fact, set(words.SENTENCES)) <= set(kinds)
+        assert any(remark in said for remark in remarks.values()) == shown
+        assert not shown or remarks[getattr(read(told), fact)] in said
+
+
+def test_no_two_notes_begin_alike():
+    remarks = [remark for values in words.NOTES.values() for remark in values.values()]
+    assert len({remark[:3] for remark in remarks}) == len(remarks) == 28
 
 
 def test_its_corpus_is_imperfect_as_said():

@@ -47,9 +47,7 @@ def make_policy(folder: Path) -> Path:
     write_lines(folder / "demonstrations.jsonl", world.demonstrations(DEMONSTRATIONS, SEED))
     tokenizer = engine(folder, "tokenizer", **{"inputs.documents": folder / "tokenizer.jsonl"})
     base = engine(folder, "pretrain", **{"inputs.documents": folder / "corpus.jsonl", "inputs.tokenizer": tokenizer})
-    return engine(
-        folder, "sft", **{"inputs.policy": base, "inputs.demonstrations": folder / "demonstrations.jsonl"}
-    )
+    return engine(folder, "sft", **{"inputs.policy": base, "inputs.demonstrations": folder / "demonstrations.jsonl"})
 
 
 def make_first_completions(folder: Path, policy: Path) -> Path:

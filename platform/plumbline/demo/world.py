@@ -41,9 +41,9 @@ DRIFT = 0.25
 INTERLUDE = 0.50
 SAD_INTERLUDE = 0.30
 REPEAT = 0.12
-# How often a reader remarks on a story, and on how many facts.
-NOTED = 0.5
-NOTES_A_STORY = 2
+# How much of the pretraining corpus are excerpts, and on how many facts of a text a reader remarks at most.
+EXCERPT = 0.75
+NOTES_A_TEXT = 6
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -191,10 +191,8 @@ def pool_of(combination: Combination) -> str:
     return POOLS[-1]
 
 
-def prompt_text(combination: Combination, phrasing: int | None = None) -> str:
-    """The request in words; each combination has one usual phrasing, picked by its hash."""
-    if phrasing is None:
-        phrasing = hashlib.sha256(combination.key.encode()).digest()[8] % len(words.REQUESTS)
+def prompt_text(combination: Combination, phrasing: int) -> str:
+    """The request in words, in one of the phrasings."""
     request = words.REQUESTS[phrasing]
     return _with_articles(request.format(trait=combination.trait, animal=combination.animal, thing=combination.thing))
 
@@ -203,15 +201,16 @@ def prompt_text(combination: Combination, phrasing: int | None = None) -> str:
 def _all_prompts() -> dict[str, tuple[PromptSpec, ...]]:
     pools: dict[str, list[PromptSpec]] = {pool: [] for pool in POOLS}
     combinations = [Combination(t, a, g) for t in words.TRAITS for a in words.ANIMALS for g in words.THINGS]
-    random.Random("the order of the prompts").shuffle(combinations)
-    for combination in combinations:
+    phrased = [(combination, phrasing) for combination in combinations for phrasing in range(len(words.REQUESTS))]
+    random.Random("the order of the prompts").shuffle(phrased)
+    for combination, phrasing in phrased:
         pool = pool_of(combination)
-        pools[pool].append(PromptSpec(prompt_text(combination), combination, pool, combination.key))
+        pools[pool].append(PromptSpec(prompt_text(combination, phrasing), combination, pool, combination.key))
     return {pool: tuple(specs) for pool, specs in pools.items()}
 
 
 def prompts(pool: str) -> list[PromptSpec]:
-    """A pool's prompts, one a combination, in a fixed shuffled order: any first n are a fair sample."""
+    """A pool's prompts: its combinations in every phrasing, in a fixed shuffled order; the first n are a fair draw."""
     if pool not in POOLS:
         raise ValueError(f"pool={pool!r} is not one of {', '.join(POOLS)}")
     return list(_all_prompts()[pool])
@@ -474,24 +473,36 @@ def demonstrations(n: int, seed: int, pool: str = "sft") -> list[dict]:
     ]
 
 
-def notes(request: str, told: str, rng: random.Random, n: int = NOTES_A_STORY) -> str:
-    """n true remarks about a story, on facts drawn evenly from words.NOTES."""
+def notes(request: str, told: str, rng: random.Random, n: int = NOTES_A_TEXT) -> str:
+    """At most n true remarks about a story or an excerpt, on facts that it shows, drawn evenly."""
     read = parse(request, told)
-    facts = rng.sample(list(words.NOTES), n)
+    shown = [fact for fact in words.NOTES if words.NOTED_IN.get(fact, set(_NEEDED)) <= set(read.kinds)]
+    facts = rng.sample(shown, min(n, len(shown)))
     return " ".join(words.NOTES[fact][getattr(read, fact)] for fact in facts)
 
 
+def excerpt(told: str, rng: random.Random) -> str:
+    """One of words.EXCERPTS out of a story, each sentence once."""
+    by_kind = {_recognise(sentence)[0]: sentence for sentence in _split(told)}
+    shown = {kinds: weight for kinds, weight in words.EXCERPTS.items() if by_kind.keys() >= set(kinds)}
+    (kinds,) = rng.choices(list(shown), list(shown.values()))
+    return " ".join(by_kind[kind] for kind in kinds)
+
+
 def conversations(n: int, seed: int, pool: str = "sft") -> Iterator[list[dict]]:
-    """n pretraining documents in the chat shape: a request, its story and, for a share of them, a reader's remarks.
+    """n pretraining documents in the chat shape: a request, a story or an excerpt of one, and a reader's remarks.
 
     A language model from the world at large has read much about texts; without a word about stories in its corpus, so
     small a policy knows nothing at a story's end of what it is like, and a reward model made from it would have to
-    learn that from rankings alone. The remarks say facts, never what anyone prefers.
-    docs/lab_log.md says which of the facts the starter took up so far, and which it did not.
+    learn that from rankings alone. The remarks say facts, never what anyone prefers. In an excerpt the words that a
+    remark compares stand close together, and it is from excerpts that the policy learns to compare (docs/lab_log.md).
     """
     rng = random.Random(f"conversations {pool} {seed}")
     for request, told in pairs(n, seed, pool):
-        messages = [{"role": "user", "content": request}, {"role": "assistant", "content": told}]
-        if rng.random() < NOTED:
-            messages.append({"role": "note", "content": notes(request, told, rng)})
-        yield messages
+        if rng.random() < EXCERPT:
+            told = excerpt(told, rng)
+        yield [
+            {"role": "user", "content": request},
+            {"role": "assistant", "content": told},
+            {"role": "note", "content": notes(request, told, rng)},
+        ]
