@@ -1,14 +1,27 @@
 """Evaluation: hand-worked figures, and a whole report."""
 
+import csv
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from tests.engine.metrics_page import documented
-from training.engine import checkpoint, config, data, evaluate, rollout, rundir, sampling, scorer
+from training.engine import (
+    calibration,
+    checkpoint,
+    config,
+    data,
+    evaluate,
+    frontier,
+    rollout,
+    rundir,
+    sampling,
+    scorer,
+)
 from training.engine.heads import RewardModel, ScalarHead
 
 
@@ -32,8 +45,8 @@ def test_it_measures_diversity_by_hand():
 
 
 def test_it_bounds_best_of_n_by_hand():
-    assert evaluate.best_of_n_kl_bound(1) == 0
-    assert evaluate.best_of_n_kl_bound(4) == pytest.approx(math.log(4) - 0.75)
+    assert frontier.best_of_n_kl_bound(1) == 0
+    assert frontier.best_of_n_kl_bound(4) == pytest.approx(math.log(4) - 0.75)
 
 
 def test_it_sums_the_exact_kl_of_each_completion(make_policy):
@@ -91,7 +104,13 @@ def world(tmp_path, make_policy, story_tokenizer):
 
 
 def test_it_writes_a_report(tmp_path, world):
-    settings = world(best_of=4)
+    (tmp_path / "documents.txt").write_text("A fox.\n\nAn owl and a bear.\n")
+    demonstration = [{"role": "user", "content": "a fox"}, {"role": "assistant", "content": "It ran."}]
+    (tmp_path / "demonstrations.jsonl").write_text(json.dumps({"messages": demonstration}) + "\n")
+    write_rankings(tmp_path, ["best", "middling", "worst"])
+    names = {"documents": "documents.txt", "demonstrations": "demonstrations.jsonl", "rankings": "rankings.jsonl"}
+    inputs = {name: str(tmp_path / file) for name, file in names.items()} | {"frontier": str(tmp_path / "ref_policy")}
+    settings = world(inputs=inputs, best_of=4)
     run_dir = rundir.create(tmp_path / "run", config.resolved(settings))
     evaluate.train(settings, run_dir)
     report = json.loads((run_dir / "output" / "report.json").read_text())
@@ -105,6 +124,89 @@ def test_it_writes_a_report(tmp_path, world):
     found = rundir.read_events(run_dir)[0]
     assert [event["type"] for event in found if event["type"] in ("samples", "finished")] == ["samples", "finished"]
     assert found[-1]["summary"]["win_rate"] == report["win_rate"]
+
+
+def write_rankings(folder, texts, purpose="eval"):
+    """One ranking of the texts, best first."""
+    completions = [{"id": text, "messages": [{"role": "assistant", "content": text}]} for text in texts]
+    row = {"schema": "plumbline.ranking/1", "purpose": purpose, "prompt": [{"role": "user", "content": "a fox"}],
+           "completions": completions, "ranking": [[text] for text in texts]}  # fmt: skip
+    (folder / "rankings.jsonl").write_text(json.dumps(row) + "\n")
+
+
+def test_it_examines_a_scorer_on_rankings_that_measure(tmp_path, world, monkeypatch):
+    by_length = scorer.FunctionScorer(lambda prompt, text: len(text))
+    monkeypatch.setitem(scorer.PYTHON_SCORERS, "length", lambda: by_length)
+    write_rankings(tmp_path, ["aaaa", "aa", "aaaaaaaa"])
+    settings = world(scorer="length", inputs={"rankings": str(tmp_path / "rankings.jsonl"), "prompts": ""})
+    run_dir = rundir.create(tmp_path / "run", config.resolved(settings))
+    report = evaluate.train(settings, run_dir)
+    # Scores 4, 2, 8: right on the first pair (by 2), wrong on the other two (by 4 and 6).
+    assert (report["rankings"], report["accuracy"]) == (1, pytest.approx(1 / 3))
+    assert report["length_correlation"] > 0.9
+    errors = json.loads((run_dir / "output" / "confident_errors.json").read_text())
+    assert [(error["chosen"], error["rejected"], error["margin"]) for error in errors] == [
+        ("aa", "aaaaaaaa", -6.0), ("aaaa", "aaaaaaaa", -4.0),
+    ]  # fmt: skip
+    assert errors[0]["prompt"] == "a fox"
+
+
+def test_it_measures_perplexity_token_by_token(tmp_path, world):
+    (tmp_path / "documents.txt").write_text("A shy fox found a kite and shared it.\n\nAn owl.")
+    settings = world(inputs={"documents": str(tmp_path / "documents.txt"), "prompts": "", "ref_policy": ""})
+    report = evaluate.train(settings, rundir.create(tmp_path / "run", config.resolved(settings)))
+    policy, tokenizer = checkpoint.load_policy(tmp_path / "policy"), checkpoint.load_tokenizer_of(tmp_path / "policy")
+    nats = []
+    for text in ("A shy fox found a kite and shared it.", "An owl."):
+        ids = [*tokenizer.encode(text), tokenizer.eos_id]
+        with torch.no_grad():
+            logprobs = policy(torch.tensor([ids]))[0].log_softmax(-1)
+        nats += [-logprobs[place - 1, ids[place]].item() for place in range(1, len(ids))]
+    assert report == {"documents_perplexity": pytest.approx(math.exp(np.mean(nats)), rel=1e-5)}
+
+
+def test_it_traces_the_frontier_as_a_table_and_a_picture(tmp_path, world, capsys):
+    settings = world(inputs={"frontier": f"{tmp_path / 'ref_policy'}, {tmp_path / 'policy'}"}, best_of=4)
+    run_dir = rundir.create(tmp_path / "run", config.resolved(settings))
+    report = evaluate.train(settings, run_dir)
+    with open(run_dir / "output" / "frontier.csv", newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"policy", "ref_policy", "best of 2", "best of 4"}
+    assert float(rows["ref_policy"]["kl_per_completion"]) == pytest.approx(0, abs=1e-5)
+    assert float(rows["policy"]["kl_per_completion"]) > 0
+    assert float(rows["best of 4"]["kl_per_completion"]) == pytest.approx(math.log(4) - 0.75)
+    assert float(rows["best of 4"]["score_mean"]) == pytest.approx(report["best_of_score_mean"])
+    assert "best of 4" in capsys.readouterr().out
+    picture = (run_dir / "output" / "frontier.svg").read_text()
+    assert picture.startswith("<?xml") and "ref_policy" in picture
+
+
+def test_it_says_how_to_get_the_picture_where_its_library_is_missing(tmp_path, world, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    settings = world(inputs={"frontier": str(tmp_path / "ref_policy")})
+    run_dir = rundir.create(tmp_path / "run", config.resolved(settings))
+    evaluate.train(settings, run_dir)
+    assert (run_dir / "output" / "frontier.csv").exists() and not (run_dir / "output" / "frontier.svg").exists()
+    assert "plumbline[plot]" in rundir.read_events(run_dir)[0][1]["message"]
+
+
+def test_it_measures_calibration_by_hand():
+    # Sure of .9 four times and right three times: |.75 - .9|. Sure of .6 once, and right: |1 - .6|.
+    margins = torch.tensor([math.log(9)] * 3 + [-math.log(9)] + [math.log(1.5)])
+    assert calibration.expected_calibration_error(margins) == pytest.approx((4 * 0.15 + 1 * 0.4) / 5, abs=1e-6)
+    # 3 of 4 right is as sure as a margin of log 3 in all four: the scale is log 3 / log 9 = 1/2.
+    scale = calibration.fit_scale(margins[:4])
+    assert scale == pytest.approx(0.5, rel=1e-4)
+    assert calibration.expected_calibration_error(margins[:4] * scale) == pytest.approx(0, abs=1e-4)
+    assert calibration.confident_errors(torch.tensor([1.0, -3.0, -0.5, -7.0]), most=2) == [3, 1]
+
+
+def test_it_correlates_scores_with_length_within_prompts():
+    # Prompt 1: scores 1, 3 for lengths 10, 20; prompt 2: 9, 5 for 2, 1. Deviations (-1, 1, 2, -2) and (-5, 5, .5, -.5):
+    # 12 / sqrt(10 * 50.5). Across prompts the long ones score lower.
+    found = calibration.length_correlation([1, 3, 9, 5], [10, 20, 2, 1], [2, 2])
+    assert found == pytest.approx(12 / math.sqrt(10 * 50.5))
+    assert calibration.length_correlation([1, 1], [3, 4], [2]) == 0
 
 
 def test_it_finds_no_difference_between_a_policy_and_itself(tmp_path, world):
@@ -163,7 +265,7 @@ def test_it_leaves_out_prompts_without_room_for_an_answer(tmp_path, world):
 def test_it_takes_a_python_scorer_only_by_a_registered_name(tmp_path, world, monkeypatch):
     settings = world(scorer="os.system", inputs={"reward_model": ""})
     run_dir = rundir.create(tmp_path / "run", config.resolved(settings))
-    with pytest.raises(config.ConfigError, match="is not registered; registered are: none"):
+    with pytest.raises(config.ConfigError, match="is not registered; registered are: brevity, valid_json"):
         evaluate.train(settings, run_dir)
     by_length = scorer.FunctionScorer(lambda prompt, text: len(text))
     monkeypatch.setitem(scorer.PYTHON_SCORERS, "length", lambda: by_length)

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.engine.conftest import STORIES
 from training.engine import __main__ as command
-from training.engine import checkpoint, rundir
+from training.engine import checkpoint, config, memory, rundir
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,6 +111,37 @@ def test_it_stops_sick_runs_with_a_code_of_their_own(pretraining, tmp_path, monk
     monkeypatch.setattr(pretrain, "train", sick)
     assert command.main(pretraining) == rundir.EXIT_GUARD
     assert rundir.read_events(tmp_path / "run")[0][-1]["reason"] == "guard"
+
+
+OUT_OF_MEMORY = {
+    "a GPU's": (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "2 rows of 96 tokens"),
+    "a CPU's": (RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you "
+                             "tried to allocate 9 bytes. Error code 12"), "2 rows of 96 tokens"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", OUT_OF_MEMORY)
+def test_it_says_what_to_lower_where_memory_runs_out(pretraining, tmp_path, monkeypatch, capfd, where):
+    from training.engine.transformer import Transformer
+
+    error, shape = OUT_OF_MEMORY[where]
+
+    def full(self, *_):
+        raise error
+
+    monkeypatch.setattr(Transformer, "_run", lambda self, input_ids, *rest: full(self))
+    more = ["pretrain.micro_batch_tokens=192", "pretrain.batch_tokens=768", "pretrain.sequence_length=96"]
+    assert command.main([*pretraining, *more]) == rundir.EXIT_USAGE
+    sentence = f"Memory ran out on a batch of {shape}; lower pretrain.micro_batch_tokens (now 192)"
+    assert sentence in capfd.readouterr().err
+
+
+def test_it_names_a_setting_to_lower_for_every_stage():
+    settings = config.load("tiny")
+    for stage, key in memory.SETTINGS.items():
+        sentence = memory.advice(stage, settings, MemoryError())
+        assert f"lower {key} " in sentence and f"the stage {stage}" in sentence
+    assert "ppo.batch_size" in memory.ROLLOUT_SETTING and not memory.ran_out(RuntimeError("another fault"))
 
 
 def test_it_saves_settings_that_repeat_the_run(pretraining, tmp_path):

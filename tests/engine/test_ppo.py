@@ -9,6 +9,7 @@ import torch
 
 from tests.engine.metrics_page import documented
 from training.engine import checkpoint, config, data, ppo, rollout, rundir, sampling, scorer
+from training.engine import tokenizer as tokenizers
 from training.engine.guards import GuardStop
 from training.engine.heads import RewardModel, ScalarHead
 from training.engine.progress import Interrupted, newest_checkpoint
@@ -106,6 +107,38 @@ def test_it_starts_with_ratio_one_and_no_kl(world, temperature):
     assert readings["exact_kl_per_completion"] < 1e-4
     # What the sampler recorded is what a full forward pass says.
     assert readings["logprob_gap"] < 1e-5
+
+
+def test_it_trains_against_a_python_function_by_its_name(tmp_path, world):
+    run_dir = run(tmp_path, world(scorer="brevity", value_network="shared", inputs={"reward_model": ""}))
+    values = events(run_dir, "metrics")[0]["values"]
+    assert -1 < values["score_mean"] < 0, "minus hundreds of characters"
+    for wrong, sentence in (
+        ({"scorer": "os.system"}, "ppo.scorer='os.system' is not registered; registered are: brevity, valid_json"),
+        ({"scorer": "brevity"}, "set ppo.value_network=shared"),
+    ):
+        with pytest.raises(config.ConfigError, match=sentence):
+            run(tmp_path, world(**wrong))
+
+
+def test_it_scores_with_a_reward_model_of_another_tokenizer(tmp_path, world, make_policy):
+    other = tokenizers.train(["The quick brown fox jumps over the lazy dog."], vocab_size=300)
+    judge = RewardModel(make_policy(vocab_size=other.vocab_size, max_positions=96), ScalarHead(32))
+    checkpoint.save_reward_model(judge, other, tmp_path / "foreign")
+    settings = world(value_network="shared", inputs={"reward_model": str(tmp_path / "foreign")})
+    players = ppo.make_players(settings)
+    drawn, readings = sample(settings, players, settings.ppo)
+    texts = [players.tokenizer.decode(row[mask].tolist()) for row, mask in
+             zip(drawn.trajectories.actions, drawn.trajectories.action_mask, strict=True)]  # fmt: skip
+    prompts, _ = ppo.load_prompts(settings, players)
+    batch = ppo.take_prompts(prompts, 0, settings.ppo, seed=0)
+    expected = []
+    for prompt, text in zip(batch, texts, strict=True):
+        ids = other.encode_prompt(prompt.messages) + other.encode_completion([{"role": "assistant", "content": text}])
+        expected.append(judge(torch.tensor([ids])).item())
+    assert readings["score_mean"] == pytest.approx(sum(expected) / len(expected), abs=1e-4)
+    with pytest.raises(config.ConfigError, match=r"set ppo\.value_network=shared"):
+        ppo.make_players(world(inputs={"reward_model": str(tmp_path / "foreign")}))
 
 
 def test_it_logs_a_first_ratio_of_one(tmp_path, world):

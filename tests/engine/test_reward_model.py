@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from tests.engine.metrics_page import documented
-from training.engine import checkpoint, config, data, distributed, losses, reward_model, rundir, sampling, scorer
+from training.engine import (
+    calibration,
+    checkpoint,
+    config,
+    data,
+    distributed,
+    losses,
+    reward_model,
+    rundir,
+    sampling,
+    scorer,
+)
 from training.engine.heads import RewardModel, ScalarHead
 from training.engine.progress import Interrupted, newest_checkpoint
 
@@ -243,10 +254,31 @@ def test_it_adds_the_language_model_loss_of_the_best_completions(world, compute)
     assert readings["lm_loss"] == pytest.approx(nats / tokens, rel=1e-5)
 
 
+def test_it_reports_where_it_is_most_surely_wrong(tmp_path, world):
+    # The rankings of one held-out prompt say the opposite of all others.
+    rows = [ranking(number) for number in range(32)]
+    settings = world(rows)
+    comparables, _ = reward_model.load_comparables(settings, checkpoint.load_tokenizer_of(settings.inputs.policy), 64)
+    held_out = min(item.group for item in data.split_by_group(comparables, 0.2, seed=2)[1])
+    rows = [{**row, "ranking": row["ranking"][::-1]} if row["group"] == held_out else row for row in rows]
+    run_dir = run(tmp_path, world(rows))
+    report = json.loads((run_dir / "report.json").read_text())
+    trait, animal = held_out.split()
+    worst = report["confident_errors"][0]
+    assert (worst["chosen"], worst["rejected"]) == (f"The {animal} lost it.", f"The {animal} shared it.")
+    assert f"a {trait} {animal}" in worst["prompt"] and worst["margin"] < -1
+    assert 0.1 < report["validation_ece"] <= 0.5
+    assert -1 <= report["validation_length_correlation"] <= 1
+    summary = events(run_dir, "finished")[0]["summary"]
+    assert {name: report[name] for name in summary} == summary
+
+
 def test_it_measures_accuracy_by_hand():
     # pairs (0, 1), (0, 2), (1, 2); scores 1, 2, 1: wrong, equal (a half), right
     comparisons = losses.collate_comparisons([(3, [[0], [1], [2]])])
-    assert reward_model.accuracy(torch.tensor([1.0, 2.0, 1.0]), comparisons) == pytest.approx(0.5)
+    margins = calibration.margins(torch.tensor([1.0, 2.0, 1.0]), comparisons)
+    assert margins.tolist() == [-1.0, 0.0, 1.0]
+    assert calibration.accuracy(margins) == pytest.approx(0.5)
 
 
 def test_it_leaves_out_what_compares_nothing_and_says_so(tmp_path, world):

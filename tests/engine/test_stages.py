@@ -1,5 +1,6 @@
 """The stages tokenizer, pretrain, sft and generate, run in the process: they learn, resume bit for bit, and count."""
 
+import dataclasses
 import json
 import re
 
@@ -145,6 +146,62 @@ def test_it_gives_one_gradient_however_a_step_is_split(make_policy, monkeypatch)
         gradients.append([parameter.grad.clone() for parameter in policy.parameters()])
     for one, other in zip(*gradients, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_it_adds_up_the_gradients_of_small_passes(inputs, tmp_path):
+    digests, losses = [], []
+    for tokens in (0, 96):
+        values = pretrain_settings(inputs)
+        section = dataclasses.replace(values.pretrain, micro_batch_tokens=tokens, steps=3)
+        events = run(pretrain, dataclasses.replace(values, pretrain=section), tmp_path / f"run{tokens}")
+        digests.append(checkpoint.load_policy(tmp_path / f"run{tokens}" / "output").state_dict())
+        losses.append(metrics_of(events, "loss"))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    for name, tensor in digests[0].items():
+        torch.testing.assert_close(digests[1][name], tensor, atol=2e-3, rtol=0)
+    batch = pretrain.Packer([[1, 2, 3]] * 8, rows=5, length=4, seed=0).next()
+    assert [len(part[0]) for part in pretrain.passes(batch, 8)] == [2, 2, 1]
+
+
+def test_it_mixes_data_sets_by_weight():
+    order = [data.mixed_order([4, 10], [2, 0.5], seed=1, epoch=epoch) for epoch in range(4)]
+    for epoch in order:
+        assert len(epoch) == 13
+        assert sorted(i for i in epoch if i < 4) == [0, 0, 1, 1, 2, 2, 3, 3]
+        assert len({i for i in epoch if i >= 4}) == 5
+    # Two epochs take each half once.
+    assert sorted(i for epoch in order[:2] for i in epoch if i >= 4) == list(range(4, 14))
+    assert order[0] != order[1]
+    assert data.mixed_order([4, 10], [1, 1], seed=1, epoch=2) == data.shuffled(14, seed=1, epoch=2)
+
+
+def test_it_trains_on_several_data_sets(inputs, tmp_path):
+    talk = [{"role": role, "content": text} for role, text in
+            [("user", "Hi"), ("assistant", "Yes?"), ("user", "Bye"), ("assistant", "No!")]]  # fmt: skip
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": talk}) + "\n")
+    both = {**inputs, "demonstrations": f"{inputs['demonstrations']}, {tmp_path / 'chat.jsonl'}"}
+    section = {"batch_size": 12, "validation_share": 0.0, "mixture": "0.25, 6", "turns": "all"}
+    values = settings(both, ("policy", "demonstrations"), sft=section)
+    # A quarter of 48 stories, and both turns of the chat six times: 24 examples, two steps.
+    events = run(sft, values, tmp_path / "run")
+    assert events[0]["total_steps"] == 2
+    assert events[-1]["summary"]["demonstrations"] == 48 + 2
+    for mixture in ("1", "1, 0", "1, much"):
+        section["mixture"] = mixture
+        with pytest.raises(config.ConfigError, match="for each of the 2 files"):
+            run(sft, settings(both, ("policy", "demonstrations"), sft=section), tmp_path / "wrong")
+
+
+def test_it_learns_the_last_turn_or_all_of_them(tmp_path):
+    said = [("system", "Be kind."), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Bye"), ("assistant", "No!")]
+    talk = [{"role": role, "content": text} for role, text in said]
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"messages": talk, "weight": 2.0}) + "\n")
+    (last,) = data.load_demonstrations(path)
+    assert (last.prompt, last.completion) == (talk[:4], talk[4:])
+    first, second = data.load_demonstrations(path, turns="all")
+    assert (first.prompt, first.completion) == (talk[:2], talk[2:3])
+    assert second == last and first.group == last.group, "one group: never on both sides of a split"
 
 
 def test_it_counts_demonstrations_that_are_too_long(inputs, tmp_path):

@@ -1,4 +1,5 @@
 """python -m training.engine STAGE --config FILE|PRESET --run-dir DIR [--lifeline] [section.key=value ...]
+python -m training.engine inspect --policy DIR ... (inspection.py)
 
 Runs one stage in a run directory (rundir.py says what it leaves there). Run again with the same directory, it goes on
 from the newest whole checkpoint. SIGTERM and Ctrl-C write a checkpoint at the next step and exit with 75.
@@ -25,6 +26,9 @@ MODULES = {stage: stage for stage in rundir.STAGES} | {"tokenizer": "vocabulary"
 
 def main(arguments=None):
     """Runs the stage; returns the exit code that rundir.py names."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["inspect"]:
+        return inspect(arguments[1:])
     options = parse(arguments)
     if options.lifeline:
         held = (os.dup(0),)  # ranks get a standard input of their own
@@ -52,7 +56,7 @@ def main(arguments=None):
 
 def run(stage, settings, run_dir, stop):
     """Imports the stage and runs it; every known fault becomes one sentence and an exit code."""
-    from training.engine import distributed
+    from training.engine import distributed, memory
     from training.engine.checkpoint import CheckpointError
     from training.engine.data import DataError
     from training.engine.progress import GuardStopped, Interrupted, newest_checkpoint
@@ -71,11 +75,26 @@ def run(stage, settings, run_dir, stop):
     except (config.ConfigError, DataError, CheckpointError, TokenizerError) as error:
         return say_stopped(run_dir, "error", str(error), rundir.EXIT_USAGE)
     except Exception as error:
+        if memory.ran_out(error):
+            return say_stopped(run_dir, "error", memory.advice(stage, settings, error), rundir.EXIT_USAGE)
         traceback.print_exc()
         sentence = f"The stage {stage} failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return say_stopped(run_dir, "error", sentence, 1)
     finally:
         distributed.leave()
+    return rundir.EXIT_OK
+
+
+def inspect(arguments):
+    """The command that looks at one answer; it has no run directory."""
+    from training.engine import inspection
+    from training.engine.checkpoint import CheckpointError
+
+    try:
+        inspection.main(arguments)
+    except (config.ConfigError, CheckpointError) as error:
+        print(error, file=sys.stderr)
+        return rundir.EXIT_USAGE
     return rundir.EXIT_OK
 
 

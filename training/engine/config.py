@@ -69,11 +69,12 @@ class InputsConfig:
     reward_model: str = setting("", "Checkpoint directory of the reward model.")
     tokenizer: str = setting("", "Directory or tokenizer.json, where no policy brings one (pretraining).")
     documents: str = setting(
-        "", "Text for tokenizer and pretraining: .txt (blank line between documents) or .jsonl with `text`."
+        "", "Text for tokenizer and pretraining: .txt (blank line between documents), .jsonl with `text`, or a folder."
     )
-    demonstrations: str = setting("", "Demonstrations, JSONL with `messages`.")
+    demonstrations: str = setting("", "Demonstrations, JSONL with `messages`; several files separated by commas.")
     rankings: str = setting("", "Rankings in the native format, JSONL.")
     prompts: str = setting("", "Prompts, JSONL with `messages` and `pool`.")
+    frontier: str = setting("", "Further policies' directories for evaluate's KL frontier, separated by commas.")
     resume: str = setting("", "Resume checkpoint of an earlier attempt at the same run.")
 
 
@@ -117,6 +118,20 @@ class OptimConfig:
 
 
 @_config
+class LoraConfig:
+    """A low-rank adapter in place of training all weights (arXiv:2106.09685), for sft, reward_model and ppo."""
+
+    rank: int = setting(0, "Rank of the adapter; 0 trains all weights.", ge=0, le=1024)
+    alpha: float = setting(16.0, "The adapter's addition is multiplied by alpha / rank.", gt=0)
+    targets: str = setting(
+        "all", "Matrices that get one: all of a layer, or the attention's.", choices=("all", "attention")
+    )
+    merge: bool = setting(
+        True, "Whether output/ is a full checkpoint, the adapter beside it in adapter/; else output/ is the adapter."
+    )
+
+
+@_config
 class SamplingConfig:
     """How completions are drawn. Rollouts of PPO take only temperature and length."""
 
@@ -128,12 +143,41 @@ class SamplingConfig:
 
 
 @_config
+class CleaningConfig:
+    """What happens to documents before they train a tokenizer or a policy; all of it is counted."""
+
+    unicode: str = setting(
+        "none",
+        "Unicode form that texts are brought into, line ends as newlines and control characters out; none leaves them.",
+        choices=("NFC", "NFKC", "none"),
+    )
+    min_characters: int = setting(0, "Shorter documents are left out.", ge=0)
+    max_characters: int = setting(0, "Longer documents are left out; 0 keeps them.", ge=0)
+    min_letters: float = setting(
+        0.0, "Documents with a smaller share of letters, spaces not counted, are left out.", ge=0, le=1
+    )
+    exact_duplicates: bool = setting(False, "Whether a document that is the same as an earlier one is left out.")
+    near_duplicates: float = setting(
+        0.0,
+        "So is one whose runs of five words are this similar (Jaccard) to an earlier one's, such as 0.8; 0 is off.",
+        ge=0,
+        le=1,
+    )
+
+
+@_config
 class PretrainConfig:
     """Next-token training on documents, packed without attention across them."""
 
     steps: int = setting(900, "Optimizer steps.", ge=1)
     batch_tokens: int = setting(4096, "Tokens in one optimizer step.", ge=16)
     sequence_length: int = setting(128, "Tokens in one packed row.", ge=8)
+    micro_batch_tokens: int = setting(
+        0,
+        "Tokens in one forward and backward pass, whose gradients add up to a step's; 0 takes the step at once.",
+        ge=0,
+    )
+    cleaning: CleaningConfig = section(CleaningConfig)
     validation_share: float = setting(0.02, "Share of documents held out for the validation loss.", ge=0, lt=1)
     optim: OptimConfig = section(OptimConfig)
 
@@ -144,6 +188,14 @@ class SftConfig:
 
     epochs: int = setting(1, "Passes over the demonstrations.", ge=1)
     batch_size: int = setting(64, "Demonstrations in one optimizer step.", ge=1)
+    mixture: str = setting(
+        "", "Passes over each of inputs.demonstrations in an epoch, separated by commas (1, 0.25); empty is 1 of each."
+    )
+    turns: str = setting(
+        "last",
+        "Assistant turns of a conversation that are learned; all makes of each an example with what stands before it.",
+        choices=("last", "all"),
+    )
     validation_share: float = setting(0.05, "Share of prompts held out for the validation loss.", ge=0, lt=1)
     optim: OptimConfig = section(OptimConfig)
 
@@ -174,6 +226,7 @@ class RewardModelConfig:
 class PpoConfig:
     """PPO against the reward model (arXiv:1707.06347 with the details of arXiv:2403.17031)."""
 
+    scorer: str = setting("", "A registered Python scorer in place of the reward model; empty takes the reward model.")
     iterations: int = setting(40, "Rollouts, each followed by ppo_epochs of updates.", ge=1)
     batch_size: int = setting(128, "Completions in a rollout.", ge=1)
     minibatch_size: int = setting(32, "Completions in one optimizer step.", ge=1)
@@ -265,11 +318,12 @@ class GenerateConfig:
 
 @_config
 class EvaluateConfig:
-    """The policy against the reference on prompts that nothing was trained on."""
+    """Perplexity, the scorer on rankings, and the policy against the reference, on what nothing was trained on."""
 
     prompts: int = setting(256, "Prompts; 0 takes all.", ge=0)
     pool: str = setting("eval", "Only prompts of this pool; empty takes all.")
     scorer: str = setting("", "A registered Python scorer in place of the reward model; empty takes the reward model.")
+    perplexity_tokens: int = setting(262144, "Most tokens that perplexity is measured on; 0 takes all.", ge=0)
     best_of: int = setting(0, "Also the best of n of the reference under the reward model; 0 does not.", ge=0, le=1024)
     sampling: SamplingConfig = section(SamplingConfig)
 
@@ -282,6 +336,7 @@ class Config:
     inputs: InputsConfig = section(InputsConfig)
     model: ModelConfig = section(ModelConfig)
     tokenizer: TokenizerConfig = section(TokenizerConfig)
+    lora: LoraConfig = section(LoraConfig)
     pretrain: PretrainConfig = section(PretrainConfig)
     sft: SftConfig = section(SftConfig)
     reward_model: RewardModelConfig = section(RewardModelConfig)

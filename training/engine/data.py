@@ -65,6 +65,11 @@ class Ranking:
         return len(self.order) > 1
 
 
+def split_paths(text):
+    """Paths separated by commas."""
+    return [path.strip() for path in text.split(",") if path.strip()]
+
+
 def load_prompts(path, *, pool="", limit=0):
     """Prompts of prompts.jsonl, in file order; those of one pool, and at most `limit`, if given."""
     found = []
@@ -83,32 +88,40 @@ def load_prompts(path, *, pool="", limit=0):
     return found[:limit] if limit else found
 
 
-def load_demonstrations(path):
-    """Demonstrations of demonstrations.jsonl, in file order. Only the last message is learned."""
+def load_demonstrations(path, *, turns="last"):
+    """Demonstrations of demonstrations.jsonl, in file order.
+
+    turns: last learns a conversation's last message; all makes a Demonstration of each assistant turn, its prompt being
+    all that stands before it.
+    """
     found = []
     for where, row in read_jsonl(path):
         messages = _messages(where, row, "messages")
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise DataError(f"{where}: messages must be a prompt followed by one last message of role assistant.")
-        found.append(
+        taken = range(1, len(messages)) if turns == "all" else [len(messages) - 1]
+        found += [
             Demonstration(
                 id=_text(where, row, "id", default=""),
-                prompt=messages[:-1],
-                completion=messages[-1:],
+                prompt=messages[:place],
+                completion=messages[place : place + 1],
                 weight=_weight(where, row),
                 pool=_text(where, row, "pool", default=""),
                 group=_text(where, row, "group", default="") or digest_of(messages[:-1]),
             )
-        )
+            for place in taken
+            if messages[place]["role"] == "assistant"
+        ]
     if not found:
         raise DataError(f"{path} has no demonstrations.")
     return found
 
 
-def load_rankings(path):
+def load_rankings(path, *, measuring=False):
     """Rankings in the native format (plumbline.ranking/1), in file order; unranked completions are left out.
 
-    Refuses rankings whose purpose is to measure, and orders that are no partition of the completions.
+    Refuses orders that are no partition of the completions, and rankings whose purpose is to measure, but where that is
+    what they are read for.
     """
     found = []
     for where, row in read_jsonl(path):
@@ -116,7 +129,7 @@ def load_rankings(path):
         if schema != "plumbline.ranking/1":
             raise DataError(f"{where}: schema is {schema!r}; it must be 'plumbline.ranking/1'.")
         purpose = _text(where, row, "purpose", default="train")
-        if purpose in MEASURING_PURPOSES:
+        if purpose in MEASURING_PURPOSES and not measuring:
             raise DataError(f"{where}: a ranking of purpose {purpose!r} measures and must never train; leave it out.")
         found.append(_ranking(where, row))
     if not found:
@@ -169,23 +182,27 @@ def _ranking(where, row):
 def load_documents(path):
     """Documents for tokenizer and pretraining, each a text or a list of messages.
 
-    .jsonl with `text` or `messages` in each line, or plain text with blank lines between documents.
+    .jsonl with `text` or `messages` in each line, plain text with blank lines between documents, or a folder of both.
     """
     path = Path(path)
-    if path.suffix == ".jsonl":
-        texts = [_document(where, row) for where, row in read_jsonl(path)]
-    else:
-        try:
-            whole = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8")
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}).") from None
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
-        texts = whole.replace("\r\n", "\n").split("\n\n")
+    files = sorted(p for p in path.iterdir() if p.suffix in (".txt", ".jsonl")) if path.is_dir() else [path]
+    texts = [text for file in files for text in _documents_of(file)]
     texts = [text for text in texts if not isinstance(text, str) or text.strip()]
     if not texts:
         raise DataError(f"{path} has no documents.")
     return texts
+
+
+def _documents_of(path):
+    if path.suffix == ".jsonl":
+        return [_document(where, row) for where, row in read_jsonl(path)]
+    try:
+        whole = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
+    return whole.replace("\r\n", "\n").split("\n\n")
 
 
 def _document(where, row):
@@ -320,6 +337,24 @@ def shuffled(count, *, seed, epoch):
     its step."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     return torch.randperm(count, generator=generator).tolist()
+
+
+def mixed_order(sizes, passes, *, seed, epoch):
+    """Order of an epoch over data sets that stand one after another: each as often as `passes` says, a part of a pass
+    being a part of the set, another one in each epoch. Every epoch is as long."""
+    if all(count == 1 for count in passes):
+        return shuffled(sum(sizes), seed=seed, epoch=epoch)
+    taken, first = [], 0
+    for number, (size, count) in enumerate(zip(sizes, passes, strict=True)):
+        # Endless passes one after another, of which this epoch takes the next stretch.
+        length = max(1, round(count * size)) if size else 0
+        for place in range(epoch * length, (epoch + 1) * length):
+            lap, index = divmod(place, size)
+            if place == epoch * length or index == 0:
+                order = shuffled(size, seed=seed + number + 1, epoch=lap)
+            taken.append(first + order[index])
+        first += size
+    return [taken[index] for index in shuffled(len(taken), seed=seed, epoch=epoch)]
 
 
 def batches_by_length(lengths, *, most_tokens):

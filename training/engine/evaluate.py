@@ -1,24 +1,35 @@
-"""The policy against the reference on prompts that nothing was trained on.
+"""Measures what its inputs allow, on data that nothing was trained on. Nothing is trained here.
 
-One draw of each for every prompt. The win rate is the scorer's word, so it says how well the policy pleases the
-reward model, not people; people's word is the blind comparison of a round. Best-of-n of the reference under the same
-scorer stands beside it: what the reward model can do without any training.
+| given | measured |
+|---|---|
+| documents, demonstrations | perplexity of the policy (and of the reference) |
+| rankings | how the scorer's order agrees with people's: accuracy, calibration, liking for length, its surest errors |
+| prompts | the policy against the reference: win rate, KL, length, diversity, best-of-n of the reference |
+| prompts and frontier | the same for several policies: the KL frontier |
+
+One draw for every prompt. The win rate is the scorer's word, so it says how well the policy pleases the reward model,
+not people; people's word is the blind comparison of a round. Best-of-n of the reference under the same scorer stands
+beside it: what the reward model can do without any training.
 """
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 
-from training.engine import checkpoint, data, rollout, rundir, sampling, scorer
-from training.engine.config import require_inputs
+from training.engine import calibration, checkpoint, data, frontier, losses, rollout, rundir, sampling, scorer
+from training.engine.config import ConfigError, require_inputs
 from training.engine.distributed import Compute
+from training.engine.frontier import best_of_n_kl_bound
 from training.engine.progress import Progress
 from training.engine.rollout import derive_seed
 
 BOOTSTRAPS = 2000
 SAMPLES_SHOWN = 16
-REPORT = "report.json"
+PASS_TOKENS_GPU = 8192  # padded, in one pass for perplexity
+REPORT, ERRORS = "report.json", "confident_errors.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,97 +41,280 @@ class Prompt:
 
 
 def train(config, run_dir, *, resume=None, should_stop=None):
-    """Writes output/report.json on inputs.policy against inputs.ref_policy under inputs.reward_model.
+    """Writes output/report.json on inputs.policy, inputs.ref_policy and inputs.reward_model.
 
-    The name is that of every stage; nothing is trained. Each of the four steps is quick enough that a resumed
-    evaluation starts anew.
+    The name is that of every stage; nothing is trained. Each part is quick enough that a resumed evaluation starts
+    anew. Raises ConfigError where the inputs allow no part.
     """
-    settings, sampler, seed = config.evaluate, config.evaluate.sampling, config.run.seed
-    require_inputs(config, "evaluate", "policy", "ref_policy", "prompts")
-    if not settings.scorer:
-        require_inputs(config, "evaluate", "reward_model")
     compute = Compute(config.run)
-    progress = Progress(config, run_dir, stage="evaluate", total_steps=4, should_stop=should_stop)
+    parts = []
+    if config.inputs.documents or config.inputs.demonstrations:
+        parts.append(lambda: measure_perplexity(config, compute))
+    if config.inputs.rankings:
+        parts.append(lambda: examine_scorer(config, compute, progress))
+    if config.inputs.prompts or not parts:
+        contest = Contest(config, compute)
+        parts += [lambda: contest.load(progress), contest.draw, contest.score, contest.measure_kl]
+        if config.evaluate.best_of:
+            parts.append(contest.draw_best_of)
+        if config.inputs.frontier:
+            parts.append(lambda: contest.trace_frontier(progress))
+    progress = Progress(config, run_dir, stage="evaluate", total_steps=len(parts), should_stop=should_stop)
     progress.start(device=compute.device)
-    tokenizer = checkpoint.load_tokenizer_of(config.inputs.policy)
-    policy = checkpoint.load_policy(config.inputs.policy, device=compute.device)
-    ref_policy = checkpoint.load_policy(config.inputs.ref_policy, device=compute.device)
-    judge = make_judge(config, compute.device)
-    prompts = load_prompts(config, tokenizer, min(who.config.max_positions for who in (policy, ref_policy)), progress)
-
-    def draw(who, purpose, copies=1):
-        with compute.autocast():
-            return sampling.generate(
-                who,
-                [prompt.token_ids for prompt in prompts],
-                max_new_tokens=sampler.max_new_tokens,
-                temperature=sampler.temperature,
-                top_k=sampler.top_k,
-                top_p=sampler.top_p,
-                stop_token_ids=tokenizer.stop_ids,
-                samples_per_prompt=copies,
-                seed=derive_seed(seed, purpose),
-                batch_size=sampler.batch_size,
-            )
-
-    def score(samples, copies=1):
-        repeated = [prompt for prompt in prompts for _ in range(copies)]
-        with compute.autocast():
-            return judge.score(scorer.conversations(repeated, samples, tokenizer)).mean.double().cpu().numpy()
-
-    samples, ref_samples = draw(policy, "policy"), draw(ref_policy, "reference")
-    progress.end_step(1, resumable=False)
-    scores, ref_scores = score(samples), score(ref_samples)
-    progress.end_step(2, resumable=False)
-    trajectories = rollout.collate(
-        [prompt.token_ids for prompt in prompts],
-        [sample.ids for sample in samples],
-        pad_id=tokenizer.pad_id,
-        device=compute.device,
-    )
-    with compute.autocast():
-        # Of the whole distribution at temperature 1, as docs/metrics.md defines it, whatever the sampling above.
-        kl = rollout.exact_kl_per_completion(policy, ref_policy, trajectories).cpu().numpy()
-    progress.end_step(3, resumable=False)
-    report = {
-        "prompts": len(prompts),
-        **compare(scores, ref_scores, prefix="win_rate", seed=derive_seed(seed, "bootstrap")),
-        "kl_per_completion": float(kl.mean()),
-        **describe(samples, scores, tokenizer, prefix=""),
-        **describe(ref_samples, ref_scores, tokenizer, prefix="ref_"),
-    }
-    if settings.best_of:
-        many = score(draw(ref_policy, "best_of", copies=settings.best_of), copies=settings.best_of)
-        best = many.reshape(len(prompts), settings.best_of).max(axis=1)
-        report |= {
-            "best_of": settings.best_of,
-            **compare(best, ref_scores, prefix="best_of_win_rate", seed=derive_seed(seed, "bootstrap")),
-            "best_of_score_mean": float(best.mean()),
-            "best_of_kl_bound": best_of_n_kl_bound(settings.best_of),
-        }
-
-    shown = slice(0, SAMPLES_SHOWN)
-    progress.samples(
-        4,
-        [
-            {
-                "prompt": scorer.readable(prompt.messages),
-                "completion": tokenizer.decode(sample.ids),
-                "reference": tokenizer.decode(ref_sample.ids),
-                "score": float(own),
-                "reference_score": float(other),
-            }
-            for prompt, sample, ref_sample, own, other in zip(
-                prompts[shown], samples[shown], ref_samples[shown], scores[shown], ref_scores[shown], strict=True
-            )
-        ],
-    )
-    progress.metrics(4, **report)
     progress.output.mkdir(exist_ok=True)
+    report = {}
+    for step, part in enumerate(parts):
+        if step:
+            progress.end_step(step, resumable=False)
+        report |= part()
+    if config.inputs.prompts:
+        progress.samples(len(parts), contest.shown())
+    progress.metrics(len(parts), **report)
     rundir.write_json(progress.output / REPORT, report)
-    progress.end_step(4, resumable=False)
+    progress.end_step(len(parts), resumable=False)
     progress.finish(summary=report)
     return report
+
+
+def measure_perplexity(config, compute):
+    """Perplexity per token on documents, and on demonstrations' completions."""
+    require_inputs(config, "evaluate", "policy")
+    inputs, report = config.inputs, {}
+    tokenizer = checkpoint.load_tokenizer_of(inputs.policy)
+    for prefix, path in (("", inputs.policy), ("ref_", inputs.ref_policy)):
+        if not path:
+            continue
+        policy = checkpoint.load_policy(path, device=compute.device)
+        most = policy.config.max_positions
+        texts = {
+            "documents": lambda most=most: document_pairs(inputs.documents, tokenizer, most),
+            "completions": lambda most=most: demonstration_pairs(inputs.demonstrations, tokenizer, most),
+        }
+        for name, source in (("documents", inputs.documents), ("completions", inputs.demonstrations)):
+            if source:
+                pairs = within(texts[name](), config.evaluate.perplexity_tokens)
+                report[f"{prefix}{name}_perplexity"] = math.exp(mean_nats(policy, pairs, compute, tokenizer.pad_id))
+    return report
+
+
+def document_pairs(path, tokenizer, most):
+    """(first token, all others) of each document; one longer than the policy's positions becomes several."""
+    for document in data.load_documents(path):
+        ids = tokenizer.encode(document) if isinstance(document, str) else tokenizer.apply_chat_template(document)
+        ids = [*ids, tokenizer.eos_id]
+        for start in range(0, len(ids), most):
+            if len(ids) > start + 1:
+                yield ids[start : start + 1], ids[start + 1 : start + most]
+
+
+def demonstration_pairs(path, tokenizer, most):
+    """(prompt, completion) of each demonstration that the policy's positions hold."""
+    for item in (item for file in data.split_paths(path) for item in data.load_demonstrations(file)):
+        prompt, completion = tokenizer.encode_prompt(item.prompt), tokenizer.encode_completion(item.completion)
+        if len(prompt) + len(completion) <= most:
+            yield prompt, completion
+
+
+def within(pairs, tokens):
+    """The first pairs that hold so many tokens together (at least one pair); 0 takes all. Raises DataError."""
+    taken, count = [], 0
+    for prompt, completion in pairs:
+        taken.append((prompt, completion))
+        count += len(completion)
+        if tokens and count >= tokens:
+            break
+    if not taken:
+        raise data.DataError(
+            "No text has two tokens and is short enough for the policy: no perplexity can be measured."
+        )
+    return taken
+
+
+@torch.no_grad()
+def mean_nats(policy, pairs, compute, pad_id):
+    """Mean -log p per token of the second of each pair, after the first, nats."""
+    nats, most = 0.0, PASS_TOKENS_GPU if compute.device.type == "cuda" else data.CPU_PASS_TOKENS
+    for rows in data.batches_by_length([len(a) + len(b) for a, b in pairs], most_tokens=most):
+        prompts, completions = zip(*(pairs[row] for row in rows), strict=True)
+        part = rollout.collate(prompts, completions, pad_id=pad_id, device=compute.device)
+        with compute.autocast():
+            logits = rollout.action_logits(policy, part)
+        nats -= rollout.action_logprobs(logits, part).double().sum().item()
+    return nats / sum(len(completion) for _, completion in pairs)
+
+
+def examine_scorer(config, compute, progress):
+    """How the scorer's order agrees with rankings of any purpose; writes its surest errors."""
+    inputs = config.inputs
+    require_inputs(config, "evaluate", "policy" if config.evaluate.scorer else "reward_model")
+    judge = make_judge(config, compute.device)
+    tokenizer = checkpoint.load_tokenizer_of(inputs.policy or inputs.reward_model)
+    found = [item for item in data.load_rankings(inputs.rankings, measuring=True) if item.has_comparisons]
+    longest = min((member.config.max_positions for member in getattr(judge, "members", [])), default=math.inf)
+    rankings, talks, lengths = [], [], []
+    for item in found:
+        prompt = tokenizer.encode_prompt(item.prompt)
+        completions = [tokenizer.encode_completion(completion) for completion in item.completions]
+        if len(prompt) + max(map(len, completions)) > longest:
+            continue
+        rankings.append(item)
+        lengths += map(len, completions)
+        talks += [
+            scorer.Conversation(messages=[*item.prompt, *completion], token_ids=[*prompt, *ids])
+            for completion, ids in zip(item.completions, completions, strict=True)
+        ]
+    if not rankings:
+        raise data.DataError(f"{inputs.rankings} has no ranking with a comparison that is short enough to be scored.")
+    if len(rankings) < len(found):
+        progress.log(
+            f"{len(found) - len(rankings)} of {len(found)} rankings are left out: they are longer than the reward "
+            f"model's {longest} tokens.",
+            level="warning",
+        )
+    with compute.autocast():
+        scores = judge.score(talks).mean.cpu()
+    counts = [len(item.completions) for item in rankings]
+    comparisons = losses.collate_comparisons([(len(item.completions), item.order) for item in rankings])
+    margins = calibration.margins(scores, comparisons)
+    scale = calibration.fit_scale(margins)
+    texts = [(scorer.readable(talk.messages[:-1]), scorer.message_text(talk.messages[-1])) for talk in talks]
+    rundir.write_json(progress.output / ERRORS, calibration.describe_errors(margins, comparisons, texts))
+    return {
+        "rankings": len(rankings),
+        "accuracy": calibration.accuracy(margins),
+        "ece": calibration.expected_calibration_error(margins * scale),
+        "ece_scale": scale,
+        "length_correlation": calibration.length_correlation(scores, lengths, counts),
+    }
+
+
+class Contest:
+    """The policy, and others, against the reference on the same prompts."""
+
+    def __init__(self, config, compute):
+        self.config, self.compute = config, compute
+        self.settings, self.sampler, self.seed = config.evaluate, config.evaluate.sampling, config.run.seed
+        require_inputs(config, "evaluate", "policy", "ref_policy", "prompts")
+        if not self.settings.scorer:
+            require_inputs(config, "evaluate", "reward_model")
+
+    def load(self, progress):
+        inputs, device = self.config.inputs, self.compute.device
+        self.tokenizer = checkpoint.load_tokenizer_of(inputs.policy)
+        self.policy = checkpoint.load_policy(inputs.policy, device=device)
+        self.ref_policy = checkpoint.load_policy(inputs.ref_policy, device=device)
+        self.judge = make_judge(self.config, device)
+        most = min(who.config.max_positions for who in (self.policy, self.ref_policy))
+        self.prompts = load_prompts(self.config, self.tokenizer, most, progress)
+        return {"prompts": len(self.prompts)}
+
+    def draw(self):
+        self.samples = self._draw(self.policy, "policy")
+        self.ref_samples = self._draw(self.ref_policy, "reference")
+        return {}
+
+    def score(self):
+        self.scores, self.ref_scores = self._score(self.samples), self._score(self.ref_samples)
+        return {
+            **self._against_reference(self.scores, "win_rate"),
+            **describe(self.samples, self.scores, self.tokenizer, prefix=""),
+            **describe(self.ref_samples, self.ref_scores, self.tokenizer, prefix="ref_"),
+        }
+
+    def measure_kl(self):
+        self.kl = self._kl(self.policy, self.samples)
+        return {"kl_per_completion": self.kl}
+
+    def draw_best_of(self):
+        n = self.settings.best_of
+        self.many = self._score(self._draw(self.ref_policy, "best_of", copies=n), copies=n).reshape(-1, n)
+        best = self.many.max(axis=1)
+        return {
+            "best_of": n,
+            **self._against_reference(best, "best_of_win_rate"),
+            "best_of_score_mean": float(best.mean()),
+            "best_of_kl_bound": best_of_n_kl_bound(n),
+        }
+
+    def trace_frontier(self, progress):
+        """Writes the table and the picture of inputs.frontier, the policy and best-of-n."""
+        points = [self._point(name_of(self.config.inputs.policy), "policy", self.scores, self.kl)]
+        for number, path in enumerate(data.split_paths(self.config.inputs.frontier)):
+            policy = checkpoint.load_policy(path, device=self.compute.device)
+            if policy.config.vocab_size != self.policy.config.vocab_size:
+                raise ConfigError(f"{path} has another vocabulary than inputs.policy; a frontier needs one for all.")
+            samples = self._draw(policy, f"frontier {number}")
+            points.append(self._point(name_of(path), "policy", self._score(samples), self._kl(policy, samples)))
+        for n in (2**power for power in range(1, max(self.settings.best_of, 1).bit_length())):
+            points.append(self._point(f"best of {n}", "best_of", self.many[:, :n].max(axis=1), best_of_n_kl_bound(n)))
+        points.sort(key=lambda point: point["kl_per_completion"])
+        frontier.write_table(points, progress.output)
+        print(frontier.readable_table(points))
+        if not frontier.draw(points, progress.output):
+            progress.log(
+                "The frontier is a table only, for matplotlib is not installed: pip install 'plumbline[plot]'."
+            )
+        return {"frontier_points": len(points)}
+
+    def shown(self):
+        """Samples as rundir describes them."""
+        places = range(min(SAMPLES_SHOWN, len(self.prompts)))
+        return [
+            {
+                "prompt": scorer.readable(self.prompts[place].messages),
+                "completion": self.tokenizer.decode(self.samples[place].ids),
+                "reference": self.tokenizer.decode(self.ref_samples[place].ids),
+                "score": float(self.scores[place]),
+                "reference_score": float(self.ref_scores[place]),
+            }
+            for place in places
+        ]
+
+    def _point(self, name, kind, scores, kl):
+        won = self._against_reference(scores, "win_rate")
+        return {"name": name, "kind": kind, "kl_per_completion": kl, "score_mean": float(scores.mean()), **won}
+
+    def _draw(self, who, purpose, copies=1):
+        with self.compute.autocast():
+            return sampling.generate(
+                who,
+                [prompt.token_ids for prompt in self.prompts],
+                max_new_tokens=self.sampler.max_new_tokens,
+                temperature=self.sampler.temperature,
+                top_k=self.sampler.top_k,
+                top_p=self.sampler.top_p,
+                stop_token_ids=self.tokenizer.stop_ids,
+                samples_per_prompt=copies,
+                seed=derive_seed(self.seed, purpose),
+                batch_size=self.sampler.batch_size,
+            )
+
+    def _score(self, samples, copies=1):
+        repeated = [prompt for prompt in self.prompts for _ in range(copies)]
+        with self.compute.autocast():
+            scores = self.judge.score(scorer.conversations(repeated, samples, self.tokenizer))
+        return scores.mean.double().cpu().numpy()
+
+    def _kl(self, policy, samples):
+        """Mean KL of the policy from the reference on its own samples, of the whole distribution at temperature 1, as
+        docs/metrics.md defines it, whatever the sampling."""
+        trajectories = rollout.collate(
+            [prompt.token_ids for prompt in self.prompts],
+            [sample.ids for sample in samples],
+            pad_id=self.tokenizer.pad_id,
+            device=self.compute.device,
+        )
+        with self.compute.autocast():
+            return float(rollout.exact_kl_per_completion(policy, self.ref_policy, trajectories).mean())
+
+    def _against_reference(self, scores, prefix):
+        return compare(scores, self.ref_scores, prefix=prefix, seed=derive_seed(self.seed, "bootstrap"))
+
+
+def name_of(path):
+    """What people call a policy's directory: a run's output by its run."""
+    path = Path(path)
+    return path.parent.name if path.name == rundir.OUTPUT else path.name
 
 
 def load_prompts(config, tokenizer, max_positions, progress):
@@ -182,13 +376,8 @@ def distinct(completions, n=2):
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def best_of_n_kl_bound(n):
-    """Upper bound of the KL of best-of-n from what it draws from, nats (arXiv:2401.01879)."""
-    return math.log(n) - (n - 1) / n
-
-
 def make_judge(config, device):
     """The reward model, or a Python scorer that is registered in code."""
     if config.evaluate.scorer:
-        return scorer.named(config.evaluate.scorer)
-    return scorer.load(config.inputs.reward_model, policy_path=config.inputs.policy, device=device)
+        return scorer.named("evaluate.scorer", config.evaluate.scorer)
+    return scorer.load(config.inputs.reward_model, policy_path=config.inputs.policy or None, device=device)

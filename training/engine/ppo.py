@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.engine import checkpoint, data, losses, rollout, sampling, scorer
+from training.engine import checkpoint, data, lora, losses, rollout, sampling, scorer
 from training.engine.config import ConfigError, OptimConfig, require_inputs
 from training.engine.distributed import Compute
 from training.engine.guards import Guards, require_finite
@@ -142,7 +142,8 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     showcase = Showcase(players, prompts, settings, seed=config.run.seed)
 
     progress = Progress(config, run_dir, stage="ppo", total_steps=settings.iterations, should_stop=should_stop)
-    progress.track(**players.trained(), kl_controller=controller, guards=guards)
+    progress.track(**{name: lora.tracked(module) for name, module in players.trained().items()})
+    progress.track(kl_controller=controller, guards=guards)
     progress.track(**{f"{name}_optimizer": trainer.optimizer for name, trainer in trainers.items()})
     progress.start(resume, device=players.policy.device)
     progress.log(note)
@@ -180,7 +181,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
             progress.samples(iteration + 1, showcase.show())
         progress.end_step(iteration + 1)
 
-    digest = progress.write_output(checkpoint.save_policy, players.policy, players.tokenizer)
+    digest = progress.write_output(lora.save_policy, players.policy, players.tokenizer)
     progress.finish(digest=digest, summary={name: readings[name] for name in SUMMARY if name in readings})
 
 
@@ -345,30 +346,41 @@ def ppo_loss(players, part, drawn, advantages, returns, rows, settings, denomina
 def make_players(config):
     """The networks, loaded. A value network starts as the docstring above says; a head on the trunk at zero."""
     inputs = config.inputs
-    require_inputs(config, "ppo", "policy", "reward_model", "prompts")
+    require_inputs(config, "ppo", "policy", "prompts")
+    if not config.ppo.scorer:
+        require_inputs(config, "ppo", "reward_model")
     compute = Compute(config.run)
     compute.require_rows("ppo.minibatch_size", config.ppo.minibatch_size)
     device = compute.device
     policy = checkpoint.load_policy(inputs.policy, device=device)
     tokenizer = checkpoint.load_tokenizer_of(inputs.policy)
-    ref_policy = compute.freeze(checkpoint.load_policy(inputs.ref_policy or inputs.policy, device=device))
+    ref_policy = compute.freeze(load_reference(config, policy))
     if ref_policy.config.vocab_size != policy.config.vocab_size:
         raise ConfigError(
             f"inputs.ref_policy has {ref_policy.config.vocab_size} tokens and inputs.policy has "
             f"{policy.config.vocab_size}; the KL penalty needs one vocabulary: name the SFT policy it comes from."
         )
-    judge = scorer.load(inputs.reward_model, policy_path=inputs.policy, device=device)
+    if config.ppo.scorer:
+        judge = scorer.named("ppo.scorer", config.ppo.scorer)
+    else:
+        judge = scorer.load(inputs.reward_model, policy_path=inputs.policy, device=device)
     value_network = value_head = None
     if config.ppo.value_network == "shared":
         value_head = ScalarHead(policy.config.hidden_size, zero=True).to(device)
+    elif config.ppo.scorer:
+        raise ConfigError(
+            "A Python scorer is no network that a value network could start from; set ppo.value_network=shared."
+        )
     elif judge.tokenizer is not None:
         raise ConfigError(
             "The reward model's tokenizer is not the policy's, so no value network can start from it; "
             "set ppo.value_network=shared."
         )
     else:
-        value_network = copy.deepcopy(judge.members[0])
-    judge.members = [compute.freeze(member) for member in judge.members]
+        value_network = value_network_from(judge.members[0], config)
+    if not config.ppo.scorer:
+        judge.members = [compute.freeze(member) for member in judge.members]
+    lora.attach(policy, config.lora, base=inputs.policy, seed=config.run.seed)
     return Players(
         compute=compute,
         policy=policy,
@@ -378,6 +390,22 @@ def make_players(config):
         scorer=judge,
         tokenizer=tokenizer,
     )
+
+
+def load_reference(config, policy):
+    """The KL reference. Under an adapter, where both start as one checkpoint, it is the same network without it."""
+    mine, reference = config.inputs.policy, config.inputs.ref_policy or config.inputs.policy
+    if config.lora.rank and (mine == reference or checkpoint.digest(mine) == checkpoint.digest(reference)):
+        return lora.shared_copy(policy)
+    return checkpoint.load_policy(reference, device=policy.device)
+
+
+def value_network_from(reward_model, config):
+    """A network of its own; under an adapter it shares the frozen weights with the scorer."""
+    if not config.lora.rank:
+        return copy.deepcopy(reward_model)
+    seed = derive_seed(config.run.seed, "value")
+    return lora.attach(lora.shared_copy(reward_model), config.lora, base=config.inputs.reward_model, seed=seed)
 
 
 def make_trainers(players, settings):

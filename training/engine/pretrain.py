@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from training.engine import checkpoint, data, families
+from training.engine.cleaning import load_clean
 from training.engine.config import ConfigError, require_inputs
 from training.engine.distributed import Compute
 from training.engine.optim import build_optimizer, learning_rate, take_step
@@ -35,7 +36,8 @@ def train(config, run_dir, *, resume=None, should_stop=None):
             f"pretrain.sequence_length={settings.sequence_length} must be at most the policy's longest sequence, "
             f"{policy.config.max_positions} tokens."
         )
-    documents = encode_documents(tokenizer, data.load_documents(config.inputs.documents), settings.sequence_length)
+    texts, counts, note = load_clean(config)
+    documents = encode_documents(tokenizer, texts, settings.sequence_length)
     training, validation = split(documents, settings.validation_share, seed=config.run.seed)
     rows = max(1, settings.batch_tokens // settings.sequence_length)
     compute.require_rows("pretrain.batch_tokens / pretrain.sequence_length", rows)
@@ -45,14 +47,18 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     progress = Progress(config, run_dir, stage="pretrain", total_steps=settings.steps, should_stop=should_stop)
     progress.track(policy=policy, optimizer=optimizer, packer=packer)
     progress.start(resume, device=compute.device)
+    if note:
+        progress.log(note)
     began, tokens, values = time.perf_counter(), 0, {}
     policy.train()
     for step in progress.steps():
         batch = packer.next()
-        count = predicted(batch)
-        with compute.autocast():
-            loss = loss_of(policy, *(compute.share(tensor).to(compute.device) for tensor in batch))
-        (loss / count).backward()
+        count, loss = predicted(batch), 0.0
+        for part in passes([compute.share(tensor) for tensor in batch], settings.micro_batch_tokens):
+            with compute.autocast():
+                part_loss = loss_of(policy, *(tensor.to(compute.device) for tensor in part)) / count
+            part_loss.backward()
+            loss += part_loss.detach()
         rate = learning_rate(settings.optim, step, settings.steps)
         grad_norm = take_step(optimizer, settings.optim, rate=rate, what=f"step {step + 1}")
 
@@ -60,7 +66,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
         validate = bool(validation) and validation_due(step + 1, settings.steps)
         if progress.metrics_due(step + 1) or validate:
             values = {
-                "loss": compute.total({"loss": loss.item() / count})["loss"],
+                "loss": compute.total({"loss": loss.item()})["loss"],
                 "learning_rate": rate,
                 "grad_norm": grad_norm,
                 "tokens_per_second": tokens / (time.perf_counter() - began),
@@ -74,7 +80,13 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     digest = progress.write_output(checkpoint.save_policy, policy, tokenizer)
     progress.finish(
         digest=digest,
-        summary={**values, "parameters": count_parameters(policy), "documents": len(training), "epochs": packer.epoch},
+        summary={
+            **values,
+            "parameters": count_parameters(policy),
+            "documents": len(training),
+            "epochs": packer.epoch,
+            **{f"cleaning_{name}": count for name, count in counts.items()},
+        },
     )
 
 
@@ -179,6 +191,12 @@ def loss_of(policy, input_ids, document_ids, targets):
     """-log p of the predicted tokens, summed, nats."""
     logits = policy(input_ids, document_ids=document_ids)
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def passes(batch, tokens):
+    """The rows of a packed batch in passes of at most so many tokens (at least one row); 0 takes all at once."""
+    rows = max(1, tokens // batch[0].shape[1]) if tokens else max(1, len(batch[0]))
+    return zip(*(tensor.split(rows) for tensor in batch), strict=True)
 
 
 def predicted(batch):

@@ -25,6 +25,7 @@ import torch
 
 from training.engine import checkpoint, launch, rundir
 from training.engine import config as settings
+from training.engine.bar import Bar
 from training.engine.distributed import agree
 
 # Keys of run that change no result (but for the last bits): a run may be resumed with others.
@@ -57,6 +58,8 @@ class Progress:
         self._tracked = {}
         self._clock = clock
         self._saved_at, self._saved_step = clock(), 0
+        self._bar = Bar(stage, total_steps)
+        self._bar.is_shown &= launch.is_main()
 
     @property
     def output(self):
@@ -72,6 +75,7 @@ class Progress:
         if resume:
             self._restore(Path(resume))
         self._saved_at, self._saved_step = self._clock(), self.step
+        self._bar.start(self.step)
         self._event(
             "started",
             stage=self.stage,
@@ -91,6 +95,7 @@ class Progress:
 
     def metrics(self, step, *, always=False, **values):
         """Writes a metrics event, if one is due (or always). Values are numbers."""
+        self._bar.note(values)
         if always or self.metrics_due(step):
             self._event("metrics", step=step, values={name: float(value) for name, value in values.items()})
 
@@ -109,6 +114,7 @@ class Progress:
         resumable starts again from the beginning.
         """
         self.step = step
+        self._bar.advance(step)
         if step == self.total_steps:
             return
         run = self.config.run
@@ -118,6 +124,7 @@ class Progress:
         if resumable and (stopping or due):
             self.save()
         if stopping:
+            self._bar.end()
             raise Interrupted(f"The run was interrupted after step {step} of {self.total_steps}; it can be resumed.")
 
     def save(self):
@@ -143,6 +150,11 @@ class Progress:
     def write_output(self, save, *things):
         """save(*things, directory) into output/; returns the digest, or None on a rank that does not write."""
         return save(*things, self.output) if launch.is_main() else None
+
+    def write_report(self, values):
+        """Writes what people may read about the output, beside it."""
+        if launch.is_main():
+            rundir.write_json(self.run_dir / rundir.REPORT, values)
 
     def finish(self, *, digest=None, summary=None):
         """Writes the event `finished`: the output is whole."""

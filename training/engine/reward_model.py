@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from training.engine import checkpoint, data, losses, packing, sampling, scorer
+from training.engine import calibration, checkpoint, data, lora, losses, packing, sampling, scorer
 from training.engine.config import require_inputs
 from training.engine.distributed import Compute
 from training.engine.guards import require_finite
@@ -72,7 +72,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
         config, run_dir, stage="reward_model", total_steps=settings.members * steps_per_member, should_stop=should_stop
     )
     for number, (member, optimizer) in enumerate(zip(members, optimizers, strict=True)):
-        progress.track(**{f"member_{number}": member, f"optimizer_{number}": optimizer})
+        progress.track(**{f"member_{number}": lora.tracked(member), f"optimizer_{number}": optimizer})
     progress.start(resume, device=compute.device)
     for note in [*notes, f"{len(training)} rankings train and {len(validation)}, of other prompts, validate."]:
         progress.log(note)
@@ -102,13 +102,18 @@ def train(config, run_dir, *, resume=None, should_stop=None):
 
     reference, note = reference_rows(config, tokenizer, training, compute)
     progress.log(note)
+    summary, errors = {"rankings": len(training), "validation_rankings": len(validation)}, []
+    if validation:
+        # How sure it is has a meaning in the scale of the ranking loss only, which normalising takes away.
+        sureness = validate(members, validation, compute=compute)["validation_ece"]
+        errors = surest_errors(members, validation, tokenizer, compute=compute)
     for member in members:
         normalise(member, reference, compute=compute)
-    summary = {"rankings": len(training), "validation_rankings": len(validation)}
     if validation:
-        summary |= validate(members, validation, compute=compute)
+        summary |= validate(members, validation, compute=compute) | {"validation_ece": sureness}
+    progress.write_report({**summary, "confident_errors": errors})
     kept = members if len(members) > 1 else members[0]
-    digest = progress.write_output(checkpoint.save_reward_model, kept, tokenizer)
+    digest = progress.write_output(lora.save_reward_model, kept, tokenizer)
     progress.finish(digest=digest, summary=summary)
 
 
@@ -134,7 +139,8 @@ def learn(member, batch, *, compute, lm_coef):
         nats.append(lm_nats)
     flat = torch.cat(scores)
     loss = losses.ranking_loss(flat, comparisons, weight)
-    readings |= {"loss": loss.item(), "accuracy": accuracy(flat, comparisons) * len(comparisons.weight) / pairs}
+    right = calibration.accuracy(calibration.margins(flat, comparisons))
+    readings |= {"loss": loss.item(), "accuracy": right * len(comparisons.weight) / pairs}
     if lm_coef:
         lm_loss = sum(nats) / best_tokens
         readings["lm_loss"] = lm_loss.item()
@@ -176,23 +182,40 @@ def read(member, batch, *, wants_nats):
 
 
 def validate(members, validation, *, compute):
-    """Loss and accuracy of the members' mean score on held-out rankings."""
+    """What the members' mean score is worth on held-out rankings."""
+    scores, comparisons = score_all(members, validation, compute), compare(validation, "cpu")
+    margins = calibration.margins(scores, comparisons)
+    lengths = [len(completion) for item in validation for completion in item.completions]
+    counts = [len(item.completions) for item in validation]
+    loss = losses.ranking_loss(scores, comparisons, sum(item.weight for item in validation))
+    return {
+        "validation_loss": loss.item(),
+        "validation_accuracy": calibration.accuracy(margins),
+        "validation_ece": calibration.expected_calibration_error(margins),
+        "validation_length_correlation": calibration.length_correlation(scores, lengths, counts),
+    }
+
+
+def score_all(members, items, compute):
+    """(N,) the members' mean scores of the items' completions, one item after another."""
     with compute.autocast(), torch.no_grad():
-        shared = compute.share(validation)
+        shared = compute.share(items)
         prompts, completions = [item.prompt for item in shared], [item.completions for item in shared]
         scores = torch.stack([scorer.score_rows(member, prompts, completions) for member in members]).mean(0)
     scores = [part.tolist() for part in scores.split([len(item.completions) for item in shared])]
-    scores = torch.tensor([score for part in compute.gather(scores, len(validation)) for score in part])
+    return torch.tensor([score for part in compute.gather(scores, len(items)) for score in part])
+
+
+def surest_errors(members, validation, tokenizer, *, compute):
+    """The held-out comparisons that the members' mean score most surely orders against people, to be read."""
     comparisons = compare(validation, "cpu")
-    loss = losses.ranking_loss(scores, comparisons, sum(item.weight for item in validation))
-    return {"validation_loss": loss.item(), "validation_accuracy": accuracy(scores, comparisons)}
-
-
-def accuracy(scores, comparisons):
-    """Share of comparisons that the scores (N,) order as people did, equal scores half; each comparison counts once."""
-    scores = scores.detach()
-    margins = scores.index_select(0, comparisons.chosen) - scores.index_select(0, comparisons.rejected)
-    return ((margins.sign() + 1) / 2).mean().item()
+    margins = calibration.margins(score_all(members, validation, compute), comparisons)
+    texts = [
+        (tokenizer.decode(item.prompt), tokenizer.decode(completion))
+        for item in validation
+        for completion in item.completions
+    ]
+    return calibration.describe_errors(margins, comparisons, texts)
 
 
 def compare(batch, device):
@@ -206,7 +229,9 @@ def fresh_member(config, number, device):
     trunk = checkpoint.load_policy(config.inputs.policy, device=device)
     generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "head", number))
     head = ScalarHead(trunk.config.hidden_size, generator=generator).to(device)
-    return RewardModel(trunk, head).to(device)
+    member = RewardModel(trunk, head).to(device)
+    seed = derive_seed(config.run.seed, "member", number)
+    return lora.attach(member, config.lora, base=config.inputs.policy, seed=seed)
 
 
 def load_comparables(config, tokenizer, max_positions):

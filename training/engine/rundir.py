@@ -7,6 +7,7 @@ Standard library only, so that the web process may import it.
       metrics.jsonl        events, one JSON object a line, appended as the run goes
       checkpoints.jsonl    one line a resume checkpoint, written after the checkpoint is whole
       checkpoints/         resume checkpoints (weights and trainer state)
+      report.json          of a reward model: its figures on held-out rankings, and where it is most surely wrong
       output/              what the stage is for: a checkpoint directory, or completions.jsonl, or report.json
 
 An event: {"schema": "plumbline.event/1", "type", "step", "time", ...}. Types and their further keys:
@@ -40,6 +41,7 @@ EVENTS = "metrics.jsonl"
 CHECKPOINT_RECORDS = "checkpoints.jsonl"
 CHECKPOINTS = "checkpoints"
 OUTPUT = "output"
+REPORT = "report.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ A scorer may be one reward model, an ensemble of them, or a Python function that
 setting can pick one of those names, never name a file or a module to import).
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -36,9 +37,6 @@ class Scores(NamedTuple):
 
 class Scorer(Protocol):
     def score(self, conversations: Sequence[Conversation]) -> Scores: ...
-
-
-PYTHON_SCORERS: dict[str, Callable[[], Scorer]] = {}  # the allow-list of names that a setting may pick
 
 
 class RewardModelScorer:
@@ -75,6 +73,27 @@ class FunctionScorer:
             dtype=torch.float32,
         )
         return Scores(scores, None, scores[:, None])
+
+
+def brevity(prompt, text):
+    """Minus the completion's length in hundreds of characters."""
+    return -len(text) / 100
+
+
+def valid_json(prompt, text):
+    """1 where the completion is JSON, else 0."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return 0.0
+    return 1.0
+
+
+# The allow-list of names that a setting may pick. Code of one's own adds to it before it calls a stage.
+PYTHON_SCORERS: dict[str, Callable[[], Scorer]] = {
+    "brevity": lambda: FunctionScorer(brevity),
+    "valid_json": lambda: FunctionScorer(valid_json),
+}
 
 
 def conversations(prompts, samples, tokenizer):
@@ -129,11 +148,10 @@ def load(path, *, policy_path=None, device="cpu"):
     return RewardModelScorer(checkpoint.load_reward_models(path, device=device), tokenizer=tokenizer)
 
 
-def named(name):
-    """The registered Python scorer of this name."""
+def named(key, name):
+    """The registered Python scorer of this name. key: the setting that names it."""
     if name not in PYTHON_SCORERS:
-        known = ", ".join(sorted(PYTHON_SCORERS)) or "none"
-        raise ConfigError(f"evaluate.scorer={name!r} is not registered; registered are: {known}.")
+        raise ConfigError(f"{key}={name!r} is not registered; registered are: {', '.join(sorted(PYTHON_SCORERS))}.")
     return PYTHON_SCORERS[name]()
 
 

@@ -10,8 +10,8 @@ import time
 import torch
 import torch.nn.functional as F
 
-from training.engine import checkpoint, data, packing
-from training.engine.config import require_inputs
+from training.engine import checkpoint, data, lora, packing
+from training.engine.config import ConfigError, require_inputs
 from training.engine.distributed import Compute
 from training.engine.optim import build_optimizer, learning_rate, take_step
 from training.engine.progress import Progress
@@ -38,19 +38,28 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     torch.manual_seed(config.run.seed)
     tokenizer = checkpoint.load_tokenizer_of(config.inputs.policy)
     policy = checkpoint.load_policy(config.inputs.policy, device=compute.device)
-    demonstrations = data.load_demonstrations(config.inputs.demonstrations)
-    examples, left_out = encode_demonstrations(tokenizer, demonstrations, policy.config.max_positions)
+    lora.attach(policy, config.lora, base=config.inputs.policy, seed=config.run.seed)
+    files = [
+        data.load_demonstrations(path, turns=settings.turns) for path in data.split_paths(config.inputs.demonstrations)
+    ]
+    encoded = [encode_demonstrations(tokenizer, found, policy.config.max_positions) for found in files]
+    found, left_out = sum(map(len, files)), sum(count for _, count in encoded)
+    examples = [example for examples, _ in encoded for example in examples]
     training, validation = data.split_by_group(examples, settings.validation_share, seed=config.run.seed)
-    steps_per_epoch = -(-len(training) // settings.batch_size)
+    held_out = set(map(id, validation))
+    sizes = [sum(id(example) not in held_out for example in examples) for examples, _ in encoded]
+    mixture = parse_mixture(settings.mixture, len(files))
+    epoch_length = len(data.mixed_order(sizes, mixture, seed=config.run.seed, epoch=0))
+    steps_per_epoch = -(-epoch_length // settings.batch_size)
     total_steps = settings.epochs * steps_per_epoch
     optimizer = build_optimizer(policy, settings.optim)
 
     progress = Progress(config, run_dir, stage="sft", total_steps=total_steps, should_stop=should_stop)
-    progress.track(policy=policy, optimizer=optimizer)
+    progress.track(policy=lora.tracked(policy), optimizer=optimizer)
     progress.start(resume, device=compute.device)
     if left_out:
         progress.log(
-            f"{left_out} of {len(demonstrations)} demonstrations are left out: with their prompts they are longer than "
+            f"{left_out} of {found} demonstrations are left out: with their prompts they are longer than "
             f"the policy's {policy.config.max_positions} tokens.",
             level="warning",
         )
@@ -58,7 +67,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     policy.train()
     for step in progress.steps():
         epoch, number = divmod(step, steps_per_epoch)
-        order = data.shuffled(len(training), seed=config.run.seed, epoch=epoch)
+        order = data.mixed_order(sizes, mixture, seed=config.run.seed, epoch=epoch)
         batch = [training[i] for i in order[number * settings.batch_size : (number + 1) * settings.batch_size]]
         weight = sum(example.weight * (len(example.ids) - example.prompt_length) for example in batch)
         loss = 0.0
@@ -85,10 +94,26 @@ def train(config, run_dir, *, resume=None, should_stop=None):
             began, tokens = time.perf_counter(), 0
         progress.end_step(step + 1)
 
-    digest = progress.write_output(checkpoint.save_policy, policy, tokenizer)
+    digest = progress.write_output(lora.save_policy, policy, tokenizer)
     progress.finish(
         digest=digest, summary={**values, "demonstrations": len(training) + len(validation), "left_out": left_out}
     )
+
+
+def parse_mixture(text, count):
+    """Passes over each of `count` files. Raises ConfigError."""
+    if not text:
+        return [1.0] * count
+    try:
+        passes = [float(part) for part in text.split(",")]
+    except ValueError:
+        passes = []
+    if len(passes) != count or not all(0 < number < 1000 for number in passes):
+        raise ConfigError(
+            f"sft.mixture={text!r} must give a number above 0 and below 1000 for each of the {count} files in "
+            "inputs.demonstrations, separated by commas."
+        )
+    return passes
 
 
 def encode_demonstrations(tokenizer, demonstrations, most):

@@ -3,7 +3,8 @@
 Needs inputs.documents. Writes output/ with tokenizer.json, tokenizer_config.json and chat_template.jinja.
 """
 
-from training.engine import checkpoint, data, tokenizer
+from training.engine import checkpoint, tokenizer
+from training.engine.cleaning import load_clean
 from training.engine.config import require_inputs
 from training.engine.progress import Progress
 
@@ -13,7 +14,10 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     require_inputs(config, "tokenizer", "documents")
     progress = Progress(config, run_dir, stage="tokenizer", total_steps=1, should_stop=should_stop)
     progress.start()
-    texts = [plain_text(document) for document in data.load_documents(config.inputs.documents)]
+    documents, _, note = load_clean(config)
+    if note:
+        progress.log(note)
+    texts = [plain_text(document) for document in documents]
     trained = tokenizer.train(texts, vocab_size=config.tokenizer.vocab_size)
     with checkpoint.new_directory(progress.output, kind="tokenizer") as folder:
         trained.save(folder)
