@@ -77,8 +77,11 @@ def test_it_adds_a_demonstration(project, prompt, annotator):
     message = {"role": "assistant", "content": "Once upon a time."}
     made = demonstrations.add_demonstration(project, prompt=prompt, author=annotator, message=message)
     assert (made.source, made.message) == ("annotator", message)
+    again = demonstrations.add_demonstration(project, prompt=prompt, author=annotator, message=message)
+    assert again == made  # sent twice, kept once
     Membership.objects.filter(user=annotator).update(simulated=True)
-    simulated = demonstrations.add_demonstration(project, prompt=prompt, author=annotator, message=message)
+    other = {"role": "assistant", "content": "Another time."}
+    simulated = demonstrations.add_demonstration(project, prompt=prompt, author=annotator, message=other)
     assert simulated.source == "simulated"
     assert demonstrations.withdraw_demonstration(made, actor=annotator)
     assert not demonstrations.withdraw_demonstration(made, actor=annotator)
