@@ -6,6 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from django.urls import reverse
 from django.utils import timezone
+from playwright.sync_api import expect
 
 from tests.web import dashboard_story as story
 from training.models import Checkpoint, Run
@@ -59,7 +60,7 @@ def test_it_moves_charts_and_stages_without_a_reload(trained, open_page):
     run.round.save()
     page.get_by_text("round 2", exact=False).first.wait_for(timeout=8000)
     page.locator("[data-part=round-heading] .badge", has_text="succeeded").wait_for(timeout=8000)
-    page.wait_for_function("document.querySelectorAll('[data-chart][data-points=\"40\"]').length === 5", timeout=8000)
+    expect(page.locator('[data-chart][data-points="40"]')).to_have_count(5, timeout=8000)
     assert page.evaluate("window.sameDocument") is True
 
 
@@ -119,7 +120,7 @@ def test_it_has_no_accessibility_violations(trained, open_page):
     for theme in ("light", "dark"):
         for name, *args in pages:
             page = open_page(name, *args)
-            page.emulate_media(color_scheme=theme)
+            page.emulate_media(color_scheme=theme, reduced_motion="reduce")  # no colour half way
             violations = Axe().run(page).response["violations"]
             found |= {(name, theme, v["id"]): [n["html"][:120] for n in v["nodes"]] for v in violations}
     assert found == {}

@@ -58,7 +58,7 @@ def fill(project, admin, make_tasks):
 
 @pytest.fixture(params=["light", "dark"])
 def theme(request, page):
-    page.emulate_media(color_scheme=request.param)
+    page.emulate_media(color_scheme=request.param, reduced_motion="reduce")
     return request.param
 
 

@@ -551,7 +551,7 @@ class TestWithoutJavaScript:
         make_tasks(1)
         page = plain_page()
         page.get_by_role("button", name="Submit").click()
-        expect(page.locator("[role=alert]")).to_contain_text("Rank at least two answers")
+        expect(page.get_by_role("alert")).to_contain_text("Rank at least two answers")
 
     def test_it_skips(self, make_tasks, plain_page):
         make_tasks(1)
