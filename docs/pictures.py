@@ -31,7 +31,9 @@ def main():
         try:
             demo.wait_until_ready()
             browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": WIDTH, "height": 800}, color_scheme="light")
+            # Without motion, so that no picture is taken half way.
+            looks = {"color_scheme": "light", "reduced_motion": "reduce"}
+            page = browser.new_page(viewport={"width": WIDTH, "height": 800}, **looks)
             sign_in(page, demo)
             picture_ranking(page)
             picture_dashboard(page, demo)
