@@ -67,9 +67,9 @@ def knowledge(policy, tokenizer, pairs):
         story = world.parse(request, text)
         messages = [{"role": "user", "content": request}, {"role": "assistant", "content": text}]
         logits = policy(torch.tensor([tokenizer.apply_chat_template(messages)]))[0, -1]
-        for fact, (yes, no) in firsts.items():
-            if words.NOTED_IN.get(fact, set(words.SENTENCES) - {"deed", "interlude"}) <= set(story.kinds):
-                margins[fact][getattr(story, fact)].append(float(logits[yes] - logits[no]))
+        for fact in firsts.keys() & set(world.shown_facts(story)):
+            yes, no = firsts[fact]
+            margins[fact][getattr(story, fact)].append(float(logits[yes] - logits[no]))
     return {fact: area(*sides) for fact, sides in margins.items()}
 
 

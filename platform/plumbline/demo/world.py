@@ -473,10 +473,15 @@ def demonstrations(n: int, seed: int, pool: str = "sft") -> list[dict]:
     ]
 
 
+def shown_facts(read: Parse) -> list[str]:
+    """The facts of words.NOTES that a story or an excerpt shows."""
+    return [fact for fact in words.NOTES if words.NOTED_IN.get(fact, set(_NEEDED)) <= set(read.kinds)]
+
+
 def notes(request: str, told: str, rng: random.Random, n: int = NOTES_A_TEXT) -> str:
     """At most n true remarks about a story or an excerpt, on facts that it shows, drawn evenly."""
     read = parse(request, told)
-    shown = [fact for fact in words.NOTES if words.NOTED_IN.get(fact, set(_NEEDED)) <= set(read.kinds)]
+    shown = shown_facts(read)
     facts = rng.sample(shown, min(n, len(shown)))
     return " ".join(words.NOTES[fact][getattr(read, fact)] for fact in facts)
 
