@@ -236,12 +236,12 @@ def heartbeat(request, assignment_id):
     return Response(bodies.assignment_object(call_on_own(assignments.heartbeat, request, assignment_id)))
 
 
-@extend_schema(request=None, responses=ANY_OBJECT)
+@extend_schema(request=bodies.ReleaseInput, responses=ANY_OBJECT)
 @api_view(["POST"])
 def release(request, assignment_id):
-    """Gives the task back; you may get it again."""
-    read_body(request, bodies.EmptyInput)
-    return Response(bodies.assignment_object(call_on_own(assignments.release, request, assignment_id)))
+    """Gives the task back; while it is free you get it again first. With lease_expires_at: unless renewed since."""
+    body = read_body(request, bodies.ReleaseInput)
+    return Response(bodies.assignment_object(call_on_own(assignments.release, request, assignment_id, **body)))
 
 
 # Files out

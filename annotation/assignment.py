@@ -189,8 +189,7 @@ def next_assignment(project, *, annotator, ahead=False):
         )
         held = list(
             Assignment.objects.filter(annotator=annotator, state=AssignmentState.LEASED, task__project=project)
-            # A reviewer's adjudication is taken up on a page of its own.
-            .exclude(task__purpose=Purpose.ADJUDICATION)
+            .exclude(task__purpose__in=hidden.ON_OTHER_PAGES)
             .select_related("task__prompt")
             .order_by("created_at", "pk")[:MAX_HELD]
         )
@@ -218,8 +217,13 @@ def open_slots(project, annotator):
 
 
 def claim_slot(project, annotator):
-    if test := qualification.settle(project, annotator):
-        check = hidden.open_check(project, annotator) if test.more else None
+    test = qualification.settle(project, annotator)
+    if test is not None and not test.more:
+        return None
+    if left := take_up_left(project, annotator, only=Purpose.GOLD if test else None):
+        return left
+    if test is not None:
+        check = hidden.open_check(project, annotator)
         return lease(hidden.make_slot(check), annotator, lease_end(project)) if check else None
     for _attempt in range(CLAIM_ATTEMPTS):
         candidates = list(open_slots(project, annotator)[:CANDIDATES])
@@ -234,6 +238,32 @@ def claim_slot(project, annotator):
                 return lease(slot, annotator, lease_end(project))
             # Another annotator got there first.
     return None
+
+
+def take_up_left(project, annotator, *, only=None):
+    """What this person had and left, if it is still free: theirs first, with the draft in their browser; or None.
+
+    Checks and repeats as well, or else what does not come back would betray them. only: of this purpose.
+    """
+    left = Assignment.objects.filter(
+        hidden.VACANT, annotator=annotator, state=AssignmentState.EXPIRED, slot__project=project, task__closed_at=None
+    ).exclude(task__purpose__in=hidden.ON_OTHER_PAGES)
+    if only:
+        left = left.filter(task__purpose=only)
+    assignment = left.select_related("task__prompt").order_by("created_at", "pk").first()
+    return assignment if assignment and take_up(assignment, lease_end(project)) else None
+
+
+def take_up(assignment, lease_expires_at):
+    """Leases an expired assignment again; False if somebody else has its slot."""
+    vacant = hidden.vacant_state(assignment.task)
+    if Slot.objects.filter(pk=assignment.slot_id, state=vacant).update(state=SlotState.LEASED) != 1:
+        return False
+    Assignment.objects.filter(pk=assignment.pk).update(
+        state=AssignmentState.LEASED, lease_expires_at=lease_expires_at, ended_at=None
+    )
+    assignment.state, assignment.lease_expires_at = AssignmentState.LEASED, lease_expires_at
+    return True
 
 
 def claim_hidden(project, annotator):
@@ -317,13 +347,7 @@ def heartbeat(assignment, *, annotator):
     if assignment.state == AssignmentState.LEASED:
         return renew(assignment, lease_expires_at)
     if assignment.state == AssignmentState.EXPIRED:
-        vacant = hidden.vacant_state(assignment.task)
-        claimed = Slot.objects.filter(pk=assignment.slot_id, state=vacant).update(state=SlotState.LEASED)
-        if claimed == 1:
-            Assignment.objects.filter(pk=assignment.pk).update(
-                state=AssignmentState.LEASED, lease_expires_at=lease_expires_at, ended_at=None
-            )
-            assignment.state, assignment.lease_expires_at = AssignmentState.LEASED, lease_expires_at
+        take_up(assignment, lease_expires_at)
     return assignment
 
 
@@ -343,10 +367,15 @@ def skip(assignment, *, annotator, reason=""):
 
 
 @transaction.atomic
-def release(assignment, *, annotator):
-    """Gives a lease back at once, without a word about the task: the same person may get it again."""
+def release(assignment, *, annotator, lease_expires_at=None):
+    """Gives a lease back at once, without a word about the task: the same person gets it again while it is free.
+
+    lease_expires_at: as the caller knows it. A lease that was renewed since is in use elsewhere (a page that was
+    loaded again, another tab) and stays.
+    """
     assignment = lock_own(assignment, annotator)
-    if assignment.state == AssignmentState.LEASED:
+    is_renewed = lease_expires_at is not None and lease_expires_at != assignment.lease_expires_at
+    if assignment.state == AssignmentState.LEASED and not is_renewed:
         end_lease(assignment, AssignmentState.EXPIRED)
         reopen_slots([assignment.slot_id])
     return assignment

@@ -22,6 +22,7 @@ from annotation.models import (
 
 # Slots of these are no part of the queue: one that is given back is closed, and made again for whoever comes next.
 MADE_TO_ASK = (Purpose.GOLD, Purpose.REPEAT, Purpose.ADJUDICATION, Purpose.PRACTICE)
+ON_OTHER_PAGES = (Purpose.ADJUDICATION, Purpose.PRACTICE)  # never handed out with the real tasks
 RANKED_BEFORE_REPEATS = 20  # rankings of one's own before the first repeat
 RANKED_BETWEEN = 15  # rankings since the one that is asked again: it must not be remembered
 LONGEST_AGO = timedelta(days=30)
@@ -30,6 +31,10 @@ LONGEST_AGO = timedelta(days=30)
 def vacant_state(task):
     """The state of a slot of this task that nobody holds."""
     return SlotState.CLOSED if task.purpose in MADE_TO_ASK else SlotState.OPEN
+
+
+# vacant_state, of an Assignment's slot.
+VACANT = models.Q(slot__state=SlotState.OPEN) | models.Q(slot__state=SlotState.CLOSED, task__purpose__in=MADE_TO_ASK)
 
 
 def open_check(project, annotator):

@@ -41,7 +41,6 @@ def task_context(assignment, ranking=None):
     messages = [render_message(message) for message in assignment.task.prompt.messages]
     return {
         "assignment": assignment,
-        "lease_seconds": max(0, int((assignment.lease_expires_at - timezone.now()).total_seconds())),
         "is_edit": ranking is not None,
         "ranking": ranking,
         "order": groups,

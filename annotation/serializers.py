@@ -76,6 +76,10 @@ class EmptyInput(StrictSerializer):
     pass
 
 
+class ReleaseInput(StrictSerializer):
+    lease_expires_at = serializers.DateTimeField(required=False)
+
+
 class CompletionsInput(StrictSerializer):
     completions = serializers.ListField(child=serializers.DictField(), min_length=1, max_length=1000)
 

@@ -109,6 +109,20 @@ def test_it_takes_a_rewritten_answer_as_a_demonstration(api_for, annotator, seco
     assert project.demonstrations.get().prompt == task.prompt
 
 
+def test_it_releases_the_lease_that_the_caller_knows(api_for, annotator, second_annotator, task):
+    api = api_for(annotator)
+    known = claim(api)
+    url = f"/api/v1/assignments/{known['assignment']['id']}/release/"
+    renewed = claim(api)
+    body = {"lease_expires_at": known["lease_expires_at"]}
+    assert api.post(url, body).json()["assignment"]["state"] == "leased"
+    assert api_for(second_annotator).post(f"{PROJECT}next/").status_code == 204
+    body = {"lease_expires_at": renewed["lease_expires_at"]}
+    assert api.post(url, body).json()["assignment"]["state"] == "expired"
+    assert api.post(url, {"lease_expires_at": "soon"}).status_code == 400
+    assert claim(api_for(second_annotator))["assignment"]["id"] != known["assignment"]["id"]
+
+
 def test_it_lets_a_token_skip_and_keep_a_task(api_for, annotator, task):
     api = api_for(annotator)
     claimed = claim(api)

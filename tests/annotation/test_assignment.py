@@ -122,6 +122,37 @@ def test_it_releases_a_lease_for_anybody(project, annotator, second_annotator, t
     assert assignment.next_assignment(project, annotator=second_annotator).task == task
 
 
+def test_it_gives_what_one_left_back_first_while_it_is_free(project, annotator, second_annotator, make_tasks):
+    make_tasks(30)
+    first = assignment.next_assignment(project, annotator=annotator)
+    ahead = assignment.next_assignment(project, annotator=annotator, ahead=True)
+    for lease in (ahead, first):
+        assignment.release(lease, annotator=annotator)
+    assert assignment.next_assignment(project, annotator=annotator).pk == first.pk
+    assert assignment.next_assignment(project, annotator=annotator, ahead=True).pk == ahead.pk
+    assignment.release(first, annotator=annotator)
+    Slot.objects.filter(pk=first.slot_id).update(priority=1)  # so that somebody else gets it
+    assert assignment.next_assignment(project, annotator=second_annotator).task == first.task
+    submit(ahead, annotator)
+    assert assignment.next_assignment(project, annotator=annotator).pk not in (first.pk, ahead.pk)
+
+
+def test_a_lease_that_was_renewed_since_is_not_released(project, annotator, task):
+    lease = assignment.next_assignment(project, annotator=annotator)
+    as_known = lease.lease_expires_at
+    assignment.next_assignment(project, annotator=annotator)  # the same page, loaded again
+    assert assignment.release(lease, annotator=annotator, lease_expires_at=as_known).state == "leased"
+    now_known = Assignment.objects.get(pk=lease.pk).lease_expires_at
+    assert assignment.release(lease, annotator=annotator, lease_expires_at=now_known).state == "expired"
+
+
+def test_it_does_not_reopen_a_closed_task_for_who_left_it(project, annotator, task):
+    lease = assignment.next_assignment(project, annotator=annotator)
+    assignment.release(lease, annotator=annotator)
+    assignment.close_task(task)
+    assert assignment.next_assignment(project, annotator=annotator) is None
+
+
 def test_it_hides_other_peoples_assignments(project, annotator, second_annotator, task):
     lease = assignment.next_assignment(project, annotator=annotator)
     for call in (assignment.heartbeat, assignment.skip, assignment.release):
@@ -223,7 +254,7 @@ def test_it_claims_by_the_queue_index_without_sorting(project, annotator, task):
 
 
 def test_it_claims_with_few_queries(project, annotator, task, django_assert_max_num_queries):
-    with django_assert_max_num_queries(11):
+    with django_assert_max_num_queries(12):
         lease = assignment.next_assignment(project, annotator=annotator)
     with django_assert_max_num_queries(12):
         submit(lease, annotator)

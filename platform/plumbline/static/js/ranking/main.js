@@ -11,6 +11,7 @@ import { saveDraft, readDraft, dropDraft, forgetOldDrafts } from "./drafts.js";
 import { readFields, fillIn, changeStrength } from "./fields.js";
 import { Reading } from "./reading.js";
 import { Compare } from "./compare.js";
+import { Leases } from "./leases.js";
 
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const { words, progress } = page;
@@ -54,6 +55,7 @@ const question = new QuestionDialog(byId("ask-lead"), words, {
 });
 
 const url = (assignment, call) => page.urls.assignment.replace("ASSIGNMENT", assignment) + call;
+const leases = new Leases(url);
 
 // Tasks ------------------------------------------------------------------------------------------------------
 
@@ -68,6 +70,7 @@ function open(element) {
     isEdit: "edit" in element.dataset,
     state: State.create(cards, { groups, none: "none" in element.dataset }),
     seconds: 0,
+    initialFields: JSON.stringify(readFields(element)),
   };
   const draft = readDraft(assignment);
   if (draft && draft.groups.flat().every((id) => cards.includes(id))) {
@@ -116,7 +119,7 @@ function advance() {
   current = null;
   if (ahead) {
     const element = ahead;
-    ahead = null;
+    setAhead(null);
     start(open(element));
     arrive();
   } else {
@@ -139,6 +142,7 @@ async function fetchTask(isForLater) {
   template.innerHTML = answer.data; // our own server's, made by annotation/rendering.py
   const element = template.content.querySelector(".task");
   const isKnown = handled.has(element.dataset.assignment) || element.dataset.assignment === current?.assignment;
+  if (!isKnown) leases.hold(element);
   return { status: 200, element: isKnown ? null : element };
 }
 
@@ -170,7 +174,13 @@ async function fetchAhead() {
   isAhead = true;
   const { element } = await fetchTask(true);
   isAhead = false;
-  if (element && !ahead && current) ahead = element;
+  if (element && !ahead && current) setAhead(element);
+}
+
+/** The page says that the next task is there: whoever measures or tests it need not guess. */
+function setAhead(element) {
+  ahead = element;
+  document.documentElement.toggleAttribute("data-ahead", Boolean(element));
 }
 
 // What the person does ---------------------------------------------------------------------------------------
@@ -252,13 +262,19 @@ function setNone(none) {
   view.announce(none ? words.none_on : words.none_off);
 }
 
+/** Sent or skipped: nothing of it is left to this page. */
+function settle(task) {
+  handled.add(task.assignment);
+  leases.forget(task.assignment);
+  dropDraft(task.assignment);
+}
+
 async function skip() {
   if (current.isEdit) return;
   const task = current;
   const reason = await view.askSkipReason();
   if (!reason || current !== task) return;
-  handled.add(task.assignment);
-  dropDraft(task.assignment);
+  settle(task);
   sent = null;
   view.toast(words.skipped, null, 3000);
   const skipping = postJson(url(task.assignment, "skip/"), { reason });
@@ -297,9 +313,8 @@ async function submit() {
     strength: State.isPair(task.state) ? fields.strength : null,
     guideline_version: page.guideline_version,
   };
-  handled.add(task.assignment);
   outbox.add(item);
-  dropDraft(task.assignment);
+  settle(task);
   if (task.isEdit) return undefined;
   const isNew = !task.wasSent;
   task.wasSent = true;
@@ -314,7 +329,7 @@ async function orderToSend(task) {
   const { state } = task;
   const placed = state.groups.flat().length;
   const left = state.cards.length - placed;
-  if (task.isEdit && State.isUntouched(state) && JSON.stringify(readFields(task.element)) === task.initialFields) {
+  if (task.isEdit && !isBegun(task, readFields(task.element))) {
     const choice = await view.ask(words.ask_unchanged, words.ask_unchanged_text, [
       { label: words.keep_ranking, value: "" },
       { label: words.save_anyway, value: "save", primary: true },
@@ -343,11 +358,14 @@ function takeBack() {
   if (!sent) return;
   const { task, clientId } = sent;
   sent = null;
-  if (outbox.withdraw(clientId)) task.wasSent = false;
+  if (outbox.withdraw(clientId)) {
+    task.wasSent = false;
+    leases.hold(task.element);
+  }
   if (!task.wasSent) count(-task.seconds, -1);
   if (current) {
     keepDraft();
-    ahead = current.element;
+    setAhead(current.element);
   }
   clearTimeout(retryTimer);
   start(task);
@@ -359,8 +377,21 @@ function takeBack() {
 function keepDraft() {
   if (!current) return;
   const { assignment, state, seconds, element } = current;
+  const fields = readFields(element);
   const isNoted = "noted" in element.dataset;
-  saveDraft(assignment, { groups: state.groups, none: state.none, seconds, isNoted, fields: readFields(element) });
+  const kept = { groups: state.groups, none: state.none, seconds, isNoted, fields };
+  saveDraft(assignment, { ...kept, isBegun: isBegun(current, fields) });
+}
+
+/** Whether anything of a task has changed since the server sent it. */
+function isBegun(task, fields) {
+  return !State.isUntouched(task.state) || JSON.stringify(fields) !== task.initialFields;
+}
+
+/** What nobody has begun goes to whoever comes next; what one has begun stays reserved until its time is over. */
+function leave() {
+  keepDraft();
+  leases.giveBack((assignment) => readDraft(assignment)?.isBegun);
 }
 
 // The server and the clock -------------------------------------------------------------------------------------
@@ -390,19 +421,14 @@ function count(seconds, by = 1) {
 }
 
 async function beat() {
-  if (!current || current.isEdit || current.wasSent || document.hidden) return;
+  if (!current || !leases.has(current.assignment) || document.hidden) return;
   const task = current;
-  const answer = await postJson(url(task.assignment, "heartbeat/"));
-  if (ahead) postJson(url(ahead.dataset.assignment, "heartbeat/"));
-  if (task !== current || answer.status === 0) return;
-  const state = answer.data?.assignment?.state ?? answer.data?.state;
-  if (answer.status === 404 || answer.status === 409 || (state && state !== "leased")) {
-    task.isExpired = true;
-    view.notice(words.expired);
-  } else if (task.isExpired && answer.status < 300) {
-    task.isExpired = false;
-    view.notice(null);
-  }
+  if (ahead) leases.renew(ahead.dataset.assignment);
+  const state = await leases.renew(task.assignment);
+  if (task !== current || state === null) return;
+  if (state !== "leased") view.notice(words.expired);
+  else if (task.isExpired) view.notice(null);
+  task.isExpired = state !== "leased";
 }
 
 /** Seconds on task: those in which the page was seen. */
@@ -488,7 +514,9 @@ listen({
 });
 document.addEventListener("visibilitychange", beat);
 addEventListener("online", () => (current ? fetchAhead() : fetchCurrent()));
-addEventListener("pagehide", keepDraft);
+addEventListener("pagehide", leave);
+// Out of the browser's memory, a page has tasks that it gave back.
+addEventListener("pageshow", (event) => event.persisted && location.reload());
 setInterval(beat, page.heartbeat_seconds * 1000);
 
 forgetOldDrafts();
@@ -497,8 +525,8 @@ const first = byId("task").querySelector(".task");
 for (const item of outbox.items()) handled.add(item.assignment);
 outbox.flush();
 if (first && !handled.has(first.dataset.assignment)) {
-  const initialFields = JSON.stringify(readFields(first));
-  start({ ...open(first), initialFields });
+  leases.hold(first);
+  start(open(first));
   fetchAhead();
 } else {
   if (first) view.showLoading();

@@ -7,7 +7,7 @@ function csrfToken() {
   return cookie ? cookie[1] : document.querySelector("[name=csrfmiddlewaretoken]")?.value ?? "";
 }
 
-async function call(url, { body = null, accept }) {
+async function call(url, { body = null, accept, keepalive = false }) {
   const headers = { "X-CSRFToken": csrfToken(), Accept: accept };
   if (body !== null) headers["Content-Type"] = "application/json";
   try {
@@ -17,6 +17,7 @@ async function call(url, { body = null, accept }) {
       body: body === null ? null : JSON.stringify(body),
       credentials: "same-origin",
       redirect: "manual",
+      keepalive,
       signal: AbortSignal.timeout(TIMEOUT_MS),
     });
     // A redirect is the sign-in page: the session is over.
@@ -28,8 +29,9 @@ async function call(url, { body = null, accept }) {
   }
 }
 
-export function postJson(url, body = {}) {
-  return call(url, { body, accept: "application/json" });
+/** keepalive: the call goes on when the page is left. */
+export function postJson(url, body = {}, { keepalive = false } = {}) {
+  return call(url, { body, accept: "application/json", keepalive });
 }
 
 export function postForHtml(url) {
