@@ -8,10 +8,11 @@ Every cell reruns everything after the starter: which prompts are ranked, comple
 PPO, in the preset's settings, each stage by `python -m training.engine` with the inputs that a round gives it; and the
 draws on the eval prompts that the policy is compared by. The gold preference is asked here only; no stage sees it. The
 rankings that measure accuracy are of other simulated people than those that trained. A stage that a guard stops, or
-that fails, ends its cell, which then says so.
+that fails, ends its cell, which then says so. With --folder the cells' files stay, and what is done there is
+not done again. Beside PPO stand best-of-n under the same reward model and supervised fine-tuning on the winners.
 
 variants:
-    plain         one round
+    plain         one round, and SFT on the best completion of every ranking
     placebo       the rankings' orders are shuffled: nothing can be learned
     second-round  a round, then another with as many fresh rankings of the new policy's completions; beside it the
                   control, which spends the same steps again without fresh labels
@@ -22,6 +23,7 @@ import collections
 import functools
 import json
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -44,6 +46,7 @@ K = 4
 BEST_OF = (4, 16)
 ANNOTATORS = 8
 MAX_NEW_TOKENS = 72
+WINNERS_EPOCHS = 6  # of SFT on winners: as many as the preset's reward model reads the rankings
 
 
 def main():
@@ -58,6 +61,7 @@ def main():
     run.add_argument("--config", default="demo", help="preset or TOML file of the engine")
     run.add_argument("--threads", type=int, default=0)
     run.add_argument("--skip-ppo", action="store_true", help="the reward model's figures only")
+    run.add_argument("--folder", type=Path, help="keeps every cell's files here and takes up where it ended")
     run.add_argument("--results", type=Path, required=True, help="a JSON line for each cell is appended")
     run.add_argument("overrides", nargs="*", help="engine settings, such as ppo.kl_coef=0.2")
     table = commands.add_parser("table")
@@ -71,7 +75,7 @@ def main():
     for gold in arguments.gold:
         for rankings in arguments.rankings:
             for seed in arguments.seeds:
-                result = {"gold": gold, "rankings": rankings, "seed": seed, "variant": arguments.variant}
+                result = {"gold": gold, "rankings": rankings, "seed": seed, "variant": bench.variant}
                 try:
                     result |= bench.cell(golds.GOLDS[gold], rankings, seed)
                 except subprocess.CalledProcessError as error:
@@ -90,6 +94,7 @@ class Bench:
 
     def __init__(self, arguments):
         self.arguments = arguments
+        self.variant = " ".join([arguments.variant, *arguments.overrides])
         self.starter = checkpoint.load_policy(arguments.starter)
         self.tokenizer = checkpoint.load_tokenizer_of(arguments.starter)
         self.eval_prompts = world.prompts("eval")[:EVAL_PROMPTS]
@@ -100,6 +105,11 @@ class Bench:
     def rivals(self, seed):
         """One draw a prompt to compare with, apart from those that best-of-n picks from."""
         return self.draw(self.starter, self.eval_prompts, 1, seed=rollout.derive_seed(seed, "rivals"))
+
+    @functools.cache  # noqa: B019
+    def ranked(self, seed, n):
+        """What the starter answers to n prompts of the pool reward: the same for every gold."""
+        return self.draw(self.starter, ranked_prompts(seed, 0, n), K, seed=rollout.derive_seed(seed, "ranked", 0))
 
     def draw(self, policy, specs, copies, *, seed):
         """[[Sample, ...], ...]: `copies` a prompt, at temperature 1."""
@@ -122,23 +132,45 @@ class Bench:
 
     def cell(self, gold, n, seed):
         """All figures of one gold, number of rankings and seed."""
-        variant = self.arguments.variant
-        with tempfile.TemporaryDirectory(prefix="plumbline-evidence-") as folder:
-            work = Work(Path(folder), self, gold, seed)
-            rankings = work.rank(self.starter, n, offset=0, shuffled=variant == "placebo")
-            result = work.train_reward_model("rm1", rankings)
-            if self.arguments.skip_ppo:
-                return result
-            result |= work.train_policy("ppo1", policy=self.arguments.starter, reward_model="rm1")
-            if variant == "second-round":
-                first = checkpoint.load_policy(work.output("ppo1"))
-                fresh = work.rank(first, n, offset=n, shuffled=False)
-                second = work.train_reward_model("rm2", rankings + fresh)
-                second |= work.train_policy("ppo2", policy=work.output("ppo1"), reward_model="rm2")
-                control = work.train_policy("ppo2c", policy=work.output("ppo1"), reward_model="rm1")
-                result |= {f"second_{key}": value for key, value in second.items()}
-                result |= {f"control_{key}": value for key, value in control.items()}
+        kept = self.arguments.folder
+        if kept is None:
+            with tempfile.TemporaryDirectory(prefix="plumbline-evidence-") as folder:
+                return self.measure(Work(Path(folder), self, gold, seed), n)
+        shuffled = "-shuffled" if self.arguments.variant == "placebo" else ""
+        folder = kept / f"{gold.name}-{n}-{seed}{shuffled}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return self.measure(Work(folder, self, gold, seed), n)
+
+    def measure(self, work, n):
+        variant, first = self.arguments.variant, self.arguments.starter
+        rankings = work.rank(self.ranked(work.seed, n), offset=0, shuffled=variant == "placebo")
+        result = work.train_reward_model("rm1", rankings)
+        if self.arguments.skip_ppo:
             return result
+        result |= work.train_policy("ppo1", policy=first, reward_model="rm1")
+        if variant == "plain":
+            result |= prefixed("winners_", work.imitate_winners("sft1", rankings))
+        if variant == "second-round":
+            policy = work.output("ppo1")
+            specs = ranked_prompts(work.seed, n, n)
+            seed = rollout.derive_seed(work.seed, "ranked", n)
+            fresh = work.rank(self.draw(checkpoint.load_policy(policy), specs, K, seed=seed), offset=n)
+            second = work.train_reward_model("rm2", rankings + fresh)
+            second |= work.train_policy("ppo2", policy=policy, reward_model="rm2")
+            result |= prefixed("second_", second)
+            result |= prefixed("control_", work.train_policy("ppo2c", policy=policy, reward_model="rm1"))
+        return result
+
+
+def ranked_prompts(seed, offset, n):
+    """n prompts of the pool reward in a seed's order, from `offset` on, over and over."""
+    pool = world.prompts("reward")
+    random.Random(f"prompts {seed}").shuffle(pool)
+    return [pool[(offset + i) % len(pool)] for i in range(n)]
+
+
+def prefixed(prefix, figures):
+    return {prefix + name: value for name, value in figures.items()}
 
 
 class Work:
@@ -148,19 +180,21 @@ class Work:
         self.folder, self.bench, self.gold, self.seed = folder, bench, gold, seed
         self.annotators = people(gold, seed * 1000)
         self.strangers = people(gold, seed * 1000 + 500)
-        self.pool = world.prompts("reward")
-        random.Random(f"prompts {seed}").shuffle(self.pool)
         self.prompts_path = folder / "prompts.jsonl"
         specs = [spec for pool in ("reward", "ppo", "eval") for spec in world.prompts(pool)]
         starter.write_lines(self.prompts_path, map(starter.as_prompt_row, specs))
 
     def output(self, name):
-        return self.folder / name / "output"
+        return self.run_dir(name) / "output"
 
-    def rank(self, policy, n, *, offset, shuffled):
-        """n rankings in the native format, of fresh draws on prompts of the pool reward."""
-        specs = [self.pool[(offset + i) % len(self.pool)] for i in range(n)]
-        draws = self.bench.draw(policy, specs, K, seed=rollout.derive_seed(self.seed, "ranked", offset))
+    def run_dir(self, name):
+        """A folder of its own for settings that differ from the preset's, where they touch this stage."""
+        sections = {"rm1": "reward_model.", "sft1": "sft."}.get(name, ("reward_model.", "ppo."))
+        return self.folder / " ".join([name, *(o for o in self.bench.arguments.overrides if o.startswith(sections))])
+
+    def rank(self, draws, *, offset, shuffled=False):
+        """Rankings in the native format of fresh draws, K a prompt."""
+        specs = ranked_prompts(self.seed, offset, len(draws))
         shuffle = random.Random(f"shown {self.seed} {offset}")
         rows = []
         for i, (spec, samples) in enumerate(zip(specs, draws, strict=True)):
@@ -177,15 +211,10 @@ class Work:
         """Trains on the rankings; accuracy on 1,000 fresh simulated rankings of eval prompts, and best-of-n."""
         path = self.folder / f"{name}.jsonl"
         starter.write_lines(path, rankings)
-        seconds = self.stage(
-            "reward_model",
-            name,
-            **{
-                "inputs.policy": self.bench.arguments.starter,
-                "inputs.rankings": path,
-                "inputs.prompts": self.prompts_path,
-            },
-        )
+        inputs = {"policy": self.bench.arguments.starter, "rankings": path, "prompts": self.prompts_path}
+        return self.stage("reward_model", name, inputs, lambda: self.judge_reward_model(name, rankings))
+
+    def judge_reward_model(self, name, rankings):
         scores = self.score(self.load_scorer(name), self.bench.eval_draws)
         golden = self.gold_scores(self.bench.eval_draws)
         shuffle = random.Random(f"fresh {self.seed}")
@@ -201,7 +230,6 @@ class Work:
             for i, (spec, draws) in enumerate(zip(self.bench.eval_prompts, self.bench.eval_draws, strict=True))
         ]
         result = {
-            "seconds_reward_model": round(seconds, 1),
             "accuracy": agreement(scores, labels),
             "ceiling": agreement(golden, labels),
             "accuracy_gold_order": agreement(scores, gold_pairs(golden)),
@@ -224,17 +252,24 @@ class Work:
         return agreement(scores, labels)
 
     def train_policy(self, name, *, policy, reward_model):
-        """PPO; then one draw a prompt on the eval pool against the starter's."""
-        seconds = self.stage(
-            "ppo",
-            name,
-            **{
-                "inputs.policy": policy,
-                "inputs.ref_policy": self.bench.arguments.starter,
-                "inputs.reward_model": self.output(reward_model),
-                "inputs.prompts": self.prompts_path,
-            },
-        )
+        """PPO, and what became of the policy."""
+        inputs = {
+            "policy": policy,
+            "ref_policy": self.bench.arguments.starter,
+            "reward_model": self.output(reward_model),
+            "prompts": self.prompts_path,
+        }
+        return self.stage("ppo", name, inputs, lambda: self.judge_policy(name, reward_model))
+
+    def imitate_winners(self, name, rankings):
+        """Supervised fine-tuning of the starter on the best completion of each ranking, and what became of it."""
+        path = self.folder / f"{name}.jsonl"
+        starter.write_lines(path, map(winner, rankings))
+        inputs = {"policy": self.bench.arguments.starter, "demonstrations": path}
+        return self.stage("sft", name, inputs, lambda: self.judge_policy(name, "rm1"))
+
+    def judge_policy(self, name, reward_model):
+        """One draw a prompt on the eval pool against the starter's."""
         trained = checkpoint.load_policy(self.output(name))
         draws = self.bench.draw(trained, self.bench.eval_prompts, 1, seed=rollout.derive_seed(self.seed, "judged"))
         rivals = self.bench.rivals(self.seed)
@@ -249,7 +284,6 @@ class Work:
             pad_id=self.bench.tokenizer.pad_id,
         )
         return {
-            "seconds_ppo": round(seconds, 1),
             "win": float(won.mean()),
             "win_low": low,
             "win_high": high,
@@ -288,15 +322,22 @@ class Work:
             ]
         )
 
-    def stage(self, stage, name, **inputs):
-        """Runs one stage; seconds it took."""
-        settings = {"run.seed": self.seed, "run.threads": self.bench.arguments.threads, **inputs}
-        command = [sys.executable, "-m", "training.engine", stage, "--config", self.bench.arguments.config]
-        command += ["--run-dir", str(self.folder / name), *self.bench.arguments.overrides]
-        began = time.perf_counter()
-        subprocess.run([*command, *(f"{key}={json.dumps(str(value)) if isinstance(value, Path) else value}"
-                                    for key, value in settings.items())], cwd=ROOT, check=True)  # fmt: skip
-        return time.perf_counter() - began
+    def stage(self, stage, name, inputs, measure):
+        """Runs one stage, unless it is done already: its figures and the seconds it took."""
+        run_dir = self.run_dir(name)
+        done = run_dir / "figures.json"
+        if not done.exists():
+            shutil.rmtree(run_dir, ignore_errors=True)
+            settings = {f"inputs.{key}": json.dumps(str(path)) for key, path in inputs.items()}
+            settings |= {"run.seed": self.seed, "run.threads": self.bench.arguments.threads}
+            settings |= {"sft.epochs": WINNERS_EPOCHS}
+            command = [sys.executable, "-m", "training.engine", stage, "--config", self.bench.arguments.config]
+            command += ["--run-dir", str(run_dir), *self.bench.arguments.overrides]
+            began = time.perf_counter()
+            subprocess.run([*command, *(f"{key}={value}" for key, value in settings.items())], cwd=ROOT, check=True)
+            seconds = round(time.perf_counter() - began, 1)
+            done.write_text(json.dumps({f"seconds_{stage}": seconds} | measure()))
+        return json.loads(done.read_text())
 
 
 def people(gold, first):
@@ -339,6 +380,13 @@ def ranking_row(name, spec, texts, order):
     }
 
 
+def winner(row):
+    """A line of demonstrations: the ranking's prompt and one of its best completions."""
+    best = row["ranking"][0][0]
+    answer = next(item["messages"] for item in row["completions"] if item["id"] == best)
+    return {"messages": row["prompt"] + answer}
+
+
 def agreement(scores, labels):
     """Share of labelled (better, worse) pairs that the scores order alike, equal scores half."""
     points = [
@@ -366,7 +414,12 @@ FIGURES = (
     "length",
     "distinct_2",
 )
-ROWS = {"": "", "second_": " (second)", "control_": " (control)"}  # prefix of a result's keys -> what the table adds
+ROWS = {
+    "": "",
+    "winners_": " (SFT on winners)",
+    "second_": " (second)",
+    "control_": " (control)",
+}  # prefix of a result's keys -> what the table adds
 
 
 def print_table(results):

@@ -15,9 +15,7 @@ def rank(project):
         lease = assignment.next_assignment(project, annotator=user)
         ids = [str(entry.completion_id) for entry in lease.task.entries.order_by("position")]
         groups = [[ids[index]] for index in order or range(len(ids))]
-        return rankings.submit_ranking(
-            lease, annotator=user, client_id=str(lease.pk), order=groups, **fields
-        )[0]
+        return rankings.submit_ranking(lease, annotator=user, client_id=str(lease.pk), order=groups, **fields)[0]
 
     return make
 

@@ -3,6 +3,9 @@
 import pytest
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.sessions.backends.db import SessionStore
+from playwright.sync_api import expect
+
+expect.set_options(timeout=20_000)  # milliseconds: the machine may be busy with something else
 
 STORIES = (
     "Once a shy fox found a kite in the tall grass. The string was caught on a thorn. The fox pulled, and the thorn "

@@ -1,5 +1,7 @@
 """What a project asks beside the order, in a real browser and on the server: strength, a note, harm, and so on."""
 
+import itertools
+
 import pytest
 from django.urls import reverse
 from playwright.sync_api import expect
@@ -115,8 +117,13 @@ class TestInTheBrowser:
         page = open_ranking()
         texts = page.locator(".answer [data-rendered]").all_inner_texts()
         one, other = (texts.index(text) + 1 for text in ("The fox flew the kite.", "The fox lost the kite."))
-        press(page, "d", str(one), str(other))
+        press(page, "d")
         marks = page.locator("#difference mark")
+        for first, second in itertools.permutations((1, 2, 3), 2):  # the two typed last, whatever stood there
+            press(page, str(first), str(second))
+            expect(page.locator("#difference-first option:checked")).to_have_text(f"Answer {first}")
+            expect(page.locator("#difference-second option:checked")).to_have_text(f"Answer {second}")
+        press(page, str(one), str(other))
         expect(page.locator("#difference-body")).to_contain_text("4 words in both.")
         assert sorted(mark.split()[-2] for mark in marks.all_text_contents()) == ["flew", "lost"]
         assert violations(page) == []
@@ -131,24 +138,24 @@ class TestInTheBrowser:
         page = open_ranking()
         texts = page.locator(".answer__text")
         heights = "texts => texts.map((text) => text.clientHeight)"
-        tops = "texts => texts.map((text) => text.scrollTop)"
         short = texts.evaluate_all(heights)
         assert len(set(short)) == 1 and short[0] < 800
         press(page, "ArrowDown", "ArrowDown")
-        page.wait_for_timeout(300)  # the others follow in a frame of their own
-        moved = texts.evaluate_all(tops)
-        assert len(set(moved)) == 1 and moved[0] > 0
+        together = """top => {
+            const tops = [...document.querySelectorAll(".answer__text")].map((text) => text.scrollTop);
+            return tops[0] > 0 && tops.every((other) => other === (top || tops[0]));
+        }"""
+        page.wait_for_function(together)
         texts.nth(1).evaluate("text => text.scrollTop = 500")
-        page.wait_for_timeout(300)
-        assert set(texts.evaluate_all(tops)) == {500}
+        page.wait_for_function(together, arg=500)
         assert violations(page) == []
         press(page, "h")
         assert min(texts.evaluate_all(heights)) > 1500
         press(page, "h")
         assert texts.evaluate_all(heights) == short
         page.set_viewport_size({"width": 360, "height": 740})
-        page.wait_for_timeout(100)
-        assert min(texts.evaluate_all(heights)) > 1500
+        tall = "() => [...document.querySelectorAll('.answer__text')].every((text) => text.clientHeight > 1500)"
+        page.wait_for_function(tall)
 
     def test_it_says_when_the_guidelines_changed_and_records_those_that_were_read(
         self, make_tasks, open_ranking, project, admin

@@ -13,6 +13,8 @@ from training.models import Checkpoint, Run
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
+WAIT = 20_000  # milliseconds that a busy machine may take; the page asks every 2 to 3 seconds
+
 
 @pytest.fixture
 def open_page(watched, sign_in, live_server, project, admin):
@@ -37,30 +39,30 @@ def trained(project, annotator):
     return project
 
 
-def points(page, name):
-    """How many points the chart with this name shows."""
+def expect_points(page, name, count):
+    """Waits until the chart with this name shows so many points; charts draw one after the other."""
     figure = page.locator("[data-chart]", has=page.get_by_text(name, exact=True))
-    return int(figure.get_attribute("data-points") or 0)
+    expect(figure).to_have_attribute("data-points", str(count), timeout=WAIT)
 
 
 def test_it_moves_charts_and_stages_without_a_reload(trained, open_page):
     run = Run.objects.get(state="running")
     page = open_page("dashboard")
     page.evaluate("window.sameDocument = true")
-    page.wait_for_selector("[data-chart][data-points='12'] canvas")
-    assert points(page, "Score") == 12 and points(page, "Reward-model accuracy") == 40
+    expect_points(page, "Score", 12)
+    expect_points(page, "Reward-model accuracy", 40)
     story.add_metrics(run, 13, 20)
     Run.objects.filter(id=run.id).update(step=20)
-    page.wait_for_selector("[data-chart][data-points='20']", timeout=8000)
-    page.get_by_text("20 / 40").wait_for(timeout=8000)
+    expect_points(page, "Score", 20)
+    page.get_by_text("20 / 40").wait_for(timeout=WAIT)
     now = timezone.now()
     Run.objects.filter(id=run.id).update(state="succeeded", step=40, finished_at=now)
     story.add_metrics(run, 21, 40)
     run.round.state, run.round.finished_at = "succeeded", now + datetime.timedelta(seconds=1)
     run.round.save()
-    page.get_by_text("round 2", exact=False).first.wait_for(timeout=8000)
-    page.locator("[data-part=round-heading] .badge", has_text="succeeded").wait_for(timeout=8000)
-    expect(page.locator('[data-chart][data-points="40"]')).to_have_count(5, timeout=8000)
+    page.get_by_text("round 2", exact=False).first.wait_for(timeout=WAIT)
+    page.locator("[data-part=round-heading] .badge", has_text="succeeded").wait_for(timeout=WAIT)
+    expect(page.locator('[data-chart][data-points="40"]')).to_have_count(5, timeout=WAIT)
     assert page.evaluate("window.sameDocument") is True
 
 
@@ -69,7 +71,7 @@ def test_it_shows_new_samples_as_they_come(trained, open_page):
     page = open_page("dashboard")
     sample = {"prompt": "p", "completion": "A brand new ending.", "reference": "r", "score": 1, "reference_score": 0}
     run.events.create(kind="samples", step=25, payload={"samples": [sample]}, time=timezone.now())
-    page.get_by_text("A brand new ending.").wait_for(timeout=8000)
+    page.get_by_text("A brand new ending.").wait_for(timeout=WAIT)
 
 
 def test_it_leaves_alone_what_someone_is_reading(trained, open_page):
@@ -81,12 +83,12 @@ def test_it_leaves_alone_what_someone_is_reading(trained, open_page):
     page.wait_for_timeout(4000)
     assert page.locator("details[open].samples__more").count() == 1
     page.get_by_text("1 more").click()
-    page.get_by_text("Later.").wait_for(timeout=8000)
+    page.get_by_text("Later.").wait_for(timeout=WAIT)
 
 
 def test_it_redraws_charts_in_the_colours_of_the_theme(trained, open_page):
     page = open_page("dashboard")
-    page.wait_for_selector("[data-chart] canvas")
+    expect_points(page, "Score", 12)
     # Colours of drawn pixels that are neither clear nor grey: the line's.
     ink = """() => {
       const canvas = document.querySelector('[data-chart] canvas');
@@ -96,11 +98,12 @@ def test_it_redraws_charts_in_the_colours_of_the_theme(trained, open_page):
         if (data[i + 3] === 255 && Math.abs(data[i] - data[i + 2]) > 40) seen.add(data.slice(i, i + 3).join());
       return [...seen];
     }"""
-    before = set(page.evaluate(ink))
+    before = page.wait_for_function(
+        f"() => {{ const seen = ({ink})(); return seen.length && seen; }}", timeout=WAIT
+    ).json_value()
     page.locator("[data-theme-switch]").click()
-    page.wait_for_timeout(300)
-    after = set(page.evaluate(ink))
-    assert before and after and not before & after
+    anew = f"before => {{ const now = ({ink})(); return now.length && !now.some((one) => before.includes(one)); }}"
+    page.wait_for_function(anew, arg=before, timeout=WAIT)
 
 
 def test_it_has_no_accessibility_violations(trained, open_page):

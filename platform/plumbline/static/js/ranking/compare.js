@@ -37,9 +37,9 @@ export class Compare {
     const option = /^[1-9]$/.test(event.key) && this.selects[0].options[Number(event.key) - 1];
     if (!option) return;
     event.preventDefault();
-    // The one chosen longer ago makes room.
+    // The two digits typed last are compared: the answer chosen longer ago makes room.
     const [first, second] = this.selects;
-    if (second.value === option.value || first.value === option.value) return;
+    if (second.value === option.value) return;
     first.value = second.value;
     second.value = option.value;
     this.load();
