@@ -13,7 +13,7 @@ export function readFields(element) {
     }
     const rewrite = card.querySelector(".improve textarea");
     const text = rewrite?.value.trim();
-    if (text && text !== rewrite.dataset.original.trim()) rewrites.push({ completion: id, text });
+    if (text && text !== rewrite.defaultValue.trim()) rewrites.push({ completion: id, text });
   }
   const strength = element.querySelector(".strength input:checked");
   return {

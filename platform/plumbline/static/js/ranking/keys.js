@@ -33,10 +33,10 @@ function isTyping(target) {
 export function listen({ act, scroll }) {
   document.addEventListener("keydown", (event) => {
     const withControl = event.ctrlKey || event.metaKey;
-    if (event.defaultPrevented || event.isComposing || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.defaultPrevented || event.isComposing || event.altKey || document.querySelector("dialog:modal")) return;
     if (event.key === "Enter" && withControl) return run("submit");
     if (withControl || isTyping(event.target)) return undefined;
-    if (event.key in SCROLLS && !event.target.matches("input, .answer__text")) {
+    if (event.key in SCROLLS && !event.target.closest("input, .answer__text, dialog")) {
       return scroll(SCROLLS[event.key]) ? event.preventDefault() : undefined;
     }
     if (/^[1-9]$/.test(event.key)) return run("place", Number(event.key));
@@ -44,7 +44,7 @@ export function listen({ act, scroll }) {
     if (!action) return undefined;
     // A focused control keeps its own Enter (not one in a dialog that just closed), and a radio button its arrows.
     const control = event.target.closest("a, summary, button");
-    if (action === "submit" && control && !control.closest("dialog")) return undefined;
+    if (action === "submit" && control && !control.closest("dialog:not([open])")) return undefined;
     if (action === "submit" && event.repeat) return undefined;
     if ((action === "earlier" || action === "later") && event.target.matches("input")) return undefined;
     return run(action);

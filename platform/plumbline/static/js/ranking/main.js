@@ -11,6 +11,7 @@ import { saveDraft, readDraft, dropDraft, forgetOldDrafts } from "./drafts.js";
 import { readFields, fillIn, changeStrength } from "./fields.js";
 import { Reading } from "./reading.js";
 import { Compare } from "./compare.js";
+import { Guidelines } from "./guidelines.js";
 import { Leases } from "./leases.js";
 
 const page = JSON.parse(document.getElementById("page-data").textContent);
@@ -31,6 +32,7 @@ const view = new View(words, {
 });
 
 const reading = new Reading(words);
+const guidelines = new Guidelines({ onResize: () => reading.measure() });
 const compare = new Compare((assignment) => page.urls.difference.replace("ASSIGNMENT", assignment), words);
 
 const outbox = new Outbox(`plumbline-outbox:${page.key}`, {
@@ -242,7 +244,7 @@ const ACTIONS = {
     flags.open = !flags.open;
     (flags.open ? flags.querySelector("input") : flags.querySelector("summary")).focus();
   },
-  guidelines: () => byId("guidelines")?.showModal(),
+  guidelines: () => guidelines.toggle(),
   help: () => byId("keys").showModal(),
   question: () => question.open(url(current.assignment, "question/")),
   skip: () => skip(),
@@ -472,14 +474,12 @@ byId("task").addEventListener("change", () => {
   keepDraft();
 });
 byId("task").addEventListener("input", () => keepDraft());
-// An opened "Improve" begins with the answer as it is.
+// An opened "Improve" is there to be written in.
 byId("task").addEventListener(
   "toggle",
   (event) => {
     const rewrite = event.target.querySelector?.(":scope.improve textarea");
-    if (!rewrite || !event.target.open) return;
-    if (!rewrite.value) rewrite.value = rewrite.dataset.original;
-    rewrite.focus();
+    if (rewrite && event.target.open) rewrite.focus();
   },
   true,
 );
