@@ -173,7 +173,7 @@ def settle_task(request, slug):
     assignment = adjudication.next_dispute(project, reviewer=request.user)
     if assignment is None:
         return HttpResponse(status=204)
-    return render(request, "annotation/_task.html", ranking_page.task_context(assignment))
+    return render(request, "annotation/_task.html", ranking_page.task_context(assignment, has_scripts=True))
 
 
 @login_required

@@ -16,8 +16,12 @@ OVERALL = "overall"
 DONE_STATES = (AssignmentState.SUBMITTED, AssignmentState.SURPLUS)
 
 
-def task_context(assignment, ranking=None):
-    """The variables of _task.html. ranking: the version that is being edited."""
+def task_context(assignment, ranking=None, *, note="", has_scripts=False):
+    """The variables of _task.html.
+
+    ranking: the version that is being edited. note: what the person wrote before the answers. has_scripts: the
+    browser's scripts ask, which hide the answers until there is a note; without them the answers are not sent before.
+    """
     project = assignment.task.project
     form = form_of(project)
     completions = shown_completions(assignment)
@@ -39,10 +43,14 @@ def task_context(assignment, ranking=None):
         for number, key in enumerate(assignment.presented_order, start=1)
     ]
     messages = [render_message(message) for message in assignment.task.prompt.messages]
+    is_noted = ranking is not None or bool(note)
     return {
         "assignment": assignment,
         "is_edit": ranking is not None,
         "ranking": ranking,
+        "note": ranking.note if ranking else note,
+        "is_noted": is_noted,
+        "shows_answers": is_noted or has_scripts or not form["note"],
         "order": groups,
         "earlier_messages": messages[:-1],
         "question": messages[-1],

@@ -71,7 +71,7 @@ def rank_task(request, slug):
     assignment = assignments.next_assignment(project, annotator=request.user, ahead=ahead)
     if assignment is None:
         return HttpResponse(status=204)
-    return render(request, "annotation/_task.html", ranking_page.task_context(assignment))
+    return render(request, "annotation/_task.html", ranking_page.task_context(assignment, has_scripts=True))
 
 
 @never_cache
@@ -126,8 +126,8 @@ def work(request, slug):
     return render(request, "annotation/work.html", context)
 
 
-def render_page(request, project, membership, assignment, ranking=None, *, error=None, status=200, task_url=None):
-    """task_url: where the page fetches its next task, if not from the queue."""
+def render_page(request, project, membership, assignment, ranking=None, *, error=None, note="", task_url=None):
+    """note: written before the answers are shown. task_url: where the next task comes from, if not from the queue."""
     page_progress = quality.today(project, annotator=request.user)
     form = form_of(project)
     context = {
@@ -144,8 +144,8 @@ def render_page(request, project, membership, assignment, ranking=None, *, error
         "page_data": page_data(request, project, page_progress, form, task_url),
     }
     if assignment is not None:
-        context |= ranking_page.task_context(assignment, ranking)
-    return render(request, "annotation/rank.html", context, status=status)
+        context |= ranking_page.task_context(assignment, ranking, note=note)
+    return render(request, "annotation/rank.html", context, status=400 if error else 200)
 
 
 def page_data(request, project, page_progress, form, task_url=None):
@@ -176,6 +176,10 @@ def rank_by_form(request, project, membership, *, then="annotation:rank"):
         Assignment.objects.filter(annotator=request.user, task__project=project),
         pk=parse_uuid(request.POST, "assignment"),
     )
+    note = request.POST.get("note", "").strip()
+    if request.POST.get("action") == "note":
+        error = None if note else _("Write your note first.")
+        return render_page(request, project, membership, assignment, error=error, note=note)
     try:
         if request.POST.get("action") == "skip":
             assignments.skip(assignment, annotator=request.user, reason=request.POST.get("skip_reason", ""))
@@ -184,7 +188,7 @@ def rank_by_form(request, project, membership, *, then="annotation:rank"):
             submit_ranking(assignment, annotator=request.user, **read_form(request.POST, assignment))
             messages.success(request, _("Your ranking is saved."))
     except RankingError as error:
-        return render_page(request, project, membership, assignment, error=error.message, status=400)
+        return render_page(request, project, membership, assignment, error=error.message, note=note)
     except (Conflict, NotYours) as error:
         messages.error(request, str(error))
     return redirect(then, slug=project.slug)

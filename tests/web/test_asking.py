@@ -220,6 +220,31 @@ class TestOnTheServer:
         assert ranking.order == [[second], [first]]
         assert (ranking.strength, ranking.note) == (3, "Because.")
 
+    def test_without_scripts_the_answers_are_not_sent_before_the_note(self, client_for, annotator, make_tasks, project):
+        ask(project, note="What should it contain?")
+        make_tasks(1, k=2, texts=("The kite flew away.", "The fox went home."))
+        client = client_for(annotator)
+        rank = reverse("annotation:rank", args=[project.slug])
+        page = client.get(rank)
+        assignment = page.context["assignment"]
+        asked = {"assignment": str(assignment.pk), "client_id": "c", "action": "note"}
+        empty = client.post(rank, asked | {"note": " "})
+        assert (empty.status_code, empty.context["error"]) == (400, "Write your note first.")
+        for before in (page, empty):
+            text = before.content.decode()
+            assert "What should it contain?" in text
+            assert not any(secret in text for secret in ("kite flew", "went home", "place-", "flag-"))
+        noted = client.post(rank, asked | {"note": "A friend."}).content.decode()
+        assert "The kite flew away." in noted and "readonly>A friend.</textarea>" in noted
+        refused = client.post(rank, asked | {"note": "A friend.", "action": "submit"})
+        assert refused.status_code == 400 and "A friend.</textarea>" in refused.content.decode()
+        first, second = assignment.presented_order
+        places = {f"place-{first}": "1", f"place-{second}": "2", "note": "A friend.", "action": "submit"}
+        assert client.post(rank, asked | places).status_code == 302
+        assert Ranking.objects.get().note == "A friend."
+        task = client.post(reverse("annotation:rank_task", args=[project.slug]))
+        assert task.status_code == 204
+
     def test_the_difference_is_of_ones_own_task_only(
         self, client_for, annotator, second_annotator, outsider, make_tasks, project
     ):

@@ -524,7 +524,8 @@ view.drawProgress(progress);
 const first = byId("task").querySelector(".task");
 for (const item of outbox.items()) handled.add(item.assignment);
 outbox.flush();
-if (first && !handled.has(first.dataset.assignment)) {
+// A task that waits for a note comes without its answers, which are for scripts to ask for.
+if (first?.querySelector(".answers") && !handled.has(first.dataset.assignment)) {
   leases.hold(first);
   start(open(first));
   fetchAhead();
