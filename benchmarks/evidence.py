@@ -22,6 +22,7 @@ import argparse
 import collections
 import functools
 import json
+import pickle
 import random
 import shutil
 import statistics
@@ -99,7 +100,8 @@ class Bench:
         self.tokenizer = checkpoint.load_tokenizer_of(arguments.starter)
         self.eval_prompts = world.prompts("eval")[:EVAL_PROMPTS]
         # What best-of-n picks from and accuracy is measured on: the most costly draws, made once for all cells.
-        self.eval_draws = self.draw(self.starter, self.eval_prompts, max(BEST_OF), seed=rollout.derive_seed("best of"))
+        self.eval_draws = self.kept_draws("eval", lambda: self.draw(
+            self.starter, self.eval_prompts, max(BEST_OF), seed=rollout.derive_seed("best of")))  # fmt: skip
 
     @functools.cache  # noqa: B019 (one bench a process)
     def rivals(self, seed):
@@ -109,7 +111,19 @@ class Bench:
     @functools.cache  # noqa: B019
     def ranked(self, seed, n):
         """What the starter answers to n prompts of the pool reward: the same for every gold."""
-        return self.draw(self.starter, ranked_prompts(seed, 0, n), K, seed=rollout.derive_seed(seed, "ranked", 0))
+        specs, sample_seed = ranked_prompts(seed, 0, n), rollout.derive_seed(seed, "ranked", 0)
+        return self.kept_draws(f"{seed}-{n}", lambda: self.draw(self.starter, specs, K, seed=sample_seed))
+
+    def kept_draws(self, name, draw):
+        """What draw() returns, or returned when it was last called in this folder."""
+        folder = self.arguments.folder
+        if folder is None:
+            return draw()
+        path = folder / f"draws-{name}.pickle"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(pickle.dumps(draw()))
+        return pickle.loads(path.read_bytes())
 
     def draw(self, policy, specs, copies, *, seed):
         """[[Sample, ...], ...]: `copies` a prompt, at temperature 1."""
