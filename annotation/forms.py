@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.text import slugify
 from django.utils.translation import gettext_lazy as _
 
-from annotation.models import Membership, Pool, Role
+from annotation.models import Membership, Pool, Purpose, Role
 from annotation.projects import MAX_GUIDELINE
 from annotation.proposals import MAX_PROPOSAL
 from annotation.ranking_form import BEST, CHOICES, MAX_CHOICES, MAX_TEXT, WORST, form_of
@@ -47,6 +47,26 @@ class PromptsForm(PoolForm):
         max_length=200,
         required=False,
         help_text=_("Without one the file's name is taken. The same name again is the set's next version."),
+    )
+
+
+class KnownAnswersForm(forms.Form):
+    file = forms.FileField(
+        label=_("File"),
+        allow_empty_file=True,
+        help_text=_(
+            "JSONL as in the project's own export “native”: each line has “prompt”, “completions” and “ranking”, the "
+            "known order, best first; “rationale” explains it."
+        ),
+    )
+    purpose = forms.ChoiceField(
+        label=_("What the tasks are for"),
+        choices=[
+            (Purpose.GOLD, _("hidden checks: asked among the real tasks, and in the test before them")),
+            (Purpose.PRACTICE, _("practice: shown with the known order and its explanation")),
+        ],
+        initial=Purpose.GOLD,
+        widget=forms.RadioSelect,
     )
 
 

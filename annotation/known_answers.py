@@ -1,16 +1,22 @@
-"""Known answers, by which hidden checks measure: every write to their table."""
+"""Known answers, by which hidden checks measure and practice explains: every write to their table."""
 
+import hashlib
 import io
 import json
+import tempfile
+from dataclasses import dataclass
 
 from django.db import transaction
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from annotation import assignment, completions, hidden, messages, prompts
 from annotation.audit import record_event
 from annotation.models import KnownAnswer, Pool, Purpose, SlotState, Task, TaskCompletion
 
 MAX_EXPLANATION = 20_000  # characters
+MAX_FILE_BYTES = 20 * 1024 * 1024
+WITH_KNOWN_ANSWER = (Purpose.GOLD, Purpose.PRACTICE)
 
 
 def check_known_order(order, ids):
@@ -37,7 +43,7 @@ def set_known_answer(task, *, order, actor, explanation=""):
 
     Raises TaskError.
     """
-    if task.purpose not in (Purpose.GOLD, Purpose.PRACTICE):
+    if task.purpose not in WITH_KNOWN_ANSWER:
         raise assignment.TaskError("known_answer", _("belongs to tasks of purpose gold or practice only."))
     ids = {str(pk) for pk in TaskCompletion.objects.filter(task=task).values_list("completion_id", flat=True)}
     order = check_known_order(order, ids)
@@ -72,76 +78,127 @@ def make_check(task, *, order, actor, explanation=""):
     return made
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileReport:
+    made: int  # tasks
+    identical: int  # rows without a task, all their answers being alike
+    already_imported: bool  # the very same file was there before for the same purpose; nothing was made
+
+
+def describe(report, purpose):
+    """What a file made, in a sentence or two."""
+    if report.already_imported:
+        return _("This very file is already here; nothing was added.")
+    if purpose == Purpose.GOLD:
+        made = ngettext("%(n)d hidden check was added.", "%(n)d hidden checks were added.", report.made)
+    else:
+        made = ngettext("%(n)d practice task was added.", "%(n)d practice tasks were added.", report.made)
+    sentences = [made % {"n": report.made}]
+    if report.identical:
+        left_out = ngettext(
+            "%(n)d row was left out, its answers being all alike.",
+            "%(n)d rows were left out, their answers being all alike.",
+            report.identical,
+        )
+        sentences.append(left_out % {"n": report.identical})
+    return " ".join(sentences)
+
+
 @transaction.atomic
-def import_checks(project, *, file, name, actor=None):
-    """How many hidden checks a file makes, all or none; the same file again makes none.
+def import_file(project, *, file, name, purpose=Purpose.GOLD, file_name="", actor=None):
+    """Makes hidden checks, or practice tasks, of a file: a FileReport. All or none; the same file again makes none.
 
     file: a binary file object, JSONL in the native format, of which prompt, completions, ranking and rationale (the
-    explanation) are read. Raises TaskError, whose field begins with the row.
+    explanation) are read. Raises TaskError, whose field begins with the row, counted from 1.
     """
-    rows = [read_row(number, line) for number, line in enumerate(file, start=1) if line.strip()]
-    lines = [json.dumps({"messages": row["prompt"], "pool": Pool.EVAL}, ensure_ascii=False) for row in rows]
+    if purpose not in WITH_KNOWN_ANSWER:
+        raise assignment.TaskError("purpose", _("must be one of: %(all)s.") % {"all": ", ".join(WITH_KNOWN_ANSWER)})
     try:
+        with tempfile.SpooledTemporaryFile(max_size=prompts.CHUNK_BYTES) as copy:
+            sha256 = prompts.copy_file(file, copy)
+            if copy.tell() > MAX_FILE_BYTES:
+                raise prompts.PromptError(
+                    0, "file", _("is larger than %(limit)d MB.") % {"limit": MAX_FILE_BYTES // 2**20}
+                )
+            rows = list(read_rows(copy))
+        lines = (
+            json.dumps({"messages": row["prompt"], "pool": Pool.EVAL}, ensure_ascii=False) for _number, row in rows
+        )
         report = prompts.import_prompts(
-            project, name=name, file=io.BytesIO("\n".join(lines).encode()), created_by=actor, format="jsonl"
+            project,
+            name=name,
+            file=io.BytesIO("\n".join(lines).encode()),
+            file_name=file_name,
+            created_by=actor,
+            format="jsonl",
+            source_sha256=hashlib.sha256(f"{purpose}:{sha256}".encode()).hexdigest(),
         )
     except prompts.PromptError as error:
-        raise assignment.TaskError(error.field or "file", str(error)) from None
+        place = [_("row %(row)d") % {"row": error.row}] if error.row else []
+        raise assignment.TaskError(", ".join(place + [error.field] * bool(error.field)), error.message) from None
     if report.already_imported:
-        return 0
-    made = 0
-    for number, row in enumerate(rows, start=1):
+        return FileReport(made=0, identical=0, already_imported=True)
+    made = sum(make_imported(project, number, row, purpose, actor) for number, row in rows)
+    return FileReport(made=made, identical=len(rows) - made, already_imported=False)
+
+
+def read_rows(copy):
+    """(row number, object) of each line that is not blank. Raises prompts.PromptError."""
+    for number, text in prompts.lines(copy):
+        if not text.strip():
+            continue
+        row = prompts.parse_line(number, text)
         try:
-            made += make_imported(project, row, actor)
-        except completions.CompletionError as error:
-            raise assignment.TaskError(f"row {number}, completions", error.message) from None
-        except assignment.TaskError as error:
-            raise assignment.TaskError(f"row {number}, {error.field}", error.message) from None
-    return made
+            messages.check_prompt(row.get("prompt"), field="prompt")
+        except messages.MessageError as error:
+            raise prompts.PromptError(number, error.field, error.message) from None
+        listed = row.get("completions")
+        if not isinstance(listed, list) or not listed or not all(map(is_completion, listed)):
+            raise prompts.PromptError(number, "completions", _('must be a list of {"id", "messages": [one answer]}.'))
+        if len({item["id"] for item in listed}) != len(listed):
+            raise prompts.PromptError(number, "completions", _("has one id twice."))
+        yield number, row
 
 
-def read_row(number, line):
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        raise assignment.TaskError(f"row {number}", _("is no JSON in UTF-8.")) from None
-    listed = row.get("completions") if isinstance(row, dict) else None
-    if not isinstance(listed, list) or not all(
-        isinstance(item, dict) and isinstance(item.get("messages"), list) and len(item["messages"]) == 1
-        for item in listed
-    ):
-        raise assignment.TaskError(
-            f"row {number}, completions", _('must be a list of {"id", "messages": [one answer]}.')
-        )
-    try:
-        messages.check_prompt(row.get("prompt"), field="prompt")
-    except messages.MessageError as error:
-        raise assignment.TaskError(f"row {number}, {error.field}", error.message) from None
-    return row
-
-
-def make_imported(project, row, actor):
-    """1, or 0 where all answers are identical."""
-    made = completions.add_completions(
-        project,
-        rows=[
-            {
-                "prompt_digest": messages.messages_digest(row["prompt"]),
-                "message": item["messages"][0],
-                "generator": {"kind": "import"},
-            }
-            for item in row["completions"]
-        ],
+def is_completion(item):
+    return (
+        isinstance(item, dict)
+        and isinstance(item.get("id"), str)
+        and isinstance(item.get("messages"), list)
+        and len(item["messages"]) == 1
     )
-    ids = {item.get("id"): str(completion.pk) for item, completion in zip(row["completions"], made, strict=True)}
-    if not made:
-        raise assignment.TaskError("completions", _("is empty."))
-    task = assignment.queue_task(project, prompt=made[0].prompt, completions=made, purpose=Purpose.GOLD)
-    if task is None:
-        return 0
-    order = row.get("ranking")
-    if isinstance(order, list) and all(isinstance(group, list) for group in order):
-        order = [[ids.get(value, value) if isinstance(value, str) else value for value in group] for group in order]
-    explanation = row.get("rationale") or ""
-    set_known_answer(task, order=order, actor=actor, explanation=explanation)
-    return 1
+
+
+def make_imported(project, number, row, purpose, actor):
+    """Whether the row made a task: not where all answers are identical. Raises TaskError, whose field has the row."""
+    try:
+        made = completions.add_completions(
+            project,
+            rows=[
+                {
+                    "prompt_digest": messages.messages_digest(row["prompt"]),
+                    "message": item["messages"][0],
+                    "generator": {"kind": "import"},
+                }
+                for item in row["completions"]
+            ],
+        )
+        task = assignment.queue_task(project, prompt=made[0].prompt, completions=made, purpose=purpose)
+        if task is None:
+            return False
+        ids = {item["id"]: str(completion.pk) for item, completion in zip(row["completions"], made, strict=True)}
+        set_known_answer(
+            task, order=renamed(row.get("ranking"), ids), actor=actor, explanation=row.get("rationale") or ""
+        )
+    except (completions.CompletionError, assignment.TaskError) as error:
+        field = "completions" if isinstance(error, completions.CompletionError) else error.field
+        field = {"known_answer": "ranking", "explanation": "rationale"}.get(field, field)
+        raise assignment.TaskError(_("row %(row)d") % {"row": number} + f", {field}", error.message) from None
+    return True
+
+
+def renamed(order, ids):
+    """The order with the file's ids in our own; what is no order, or no id, stays for check_known_order to refuse."""
+    if not isinstance(order, list) or not all(isinstance(group, list) for group in order):
+        return order
+    return [[ids.get(value, value) if isinstance(value, str) else value for value in group] for group in order]

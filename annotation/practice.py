@@ -1,4 +1,4 @@
-"""The practice set: tasks whose known answer is explained once one has ranked them. Reads only; nothing is stored."""
+"""Tasks with a known answer, to be read, and to practise on: explained once one has ranked them. Nothing is stored."""
 
 from annotation.agreement import compare, places_of
 from annotation.models import Purpose, Task
@@ -11,6 +11,20 @@ def practice_tasks(project):
         Task.objects.filter(project=project, purpose=Purpose.PRACTICE, closed_at=None, known_answer__isnull=False)
         .select_related("prompt", "known_answer")
         .order_by("created_at", "pk")
+    )
+
+
+def with_known_answer(project):
+    """Hidden checks and practice tasks that are asked, the newest first."""
+    return (
+        Task.objects.filter(
+            project=project,
+            purpose__in=[Purpose.GOLD, Purpose.PRACTICE],
+            closed_at=None,
+            known_answer__isnull=False,
+        )
+        .select_related("prompt", "known_answer__created_by")
+        .order_by("-known_answer__created_at", "pk")
     )
 
 
@@ -28,16 +42,23 @@ def shown(task):
     }
 
 
+def known_order(task, answers):
+    """The known tie groups by the numbers of the cards. answers: as of shown."""
+    numbers = {answer["id"]: answer["number"] for answer in answers}
+    groups = ([numbers[key] for key in group if key in numbers] for group in task.known_answer.order)
+    return [group for group in groups if group]
+
+
 def compared(task, order):
     """{"own", "known", "alike", "pairs", "explanation"}: an order beside the known one, by the numbers of the cards."""
-    numbers = {answer["id"]: answer["number"] for answer in shown(task)["answers"]}
-    known = [[key for key in group if key in numbers] for group in task.known_answer.order]
-    known = [group for group in known if group]
-    alike, opposite, *_ties = compare(places_of(known), places_of(order))
+    answers = shown(task)["answers"]
+    numbers = {answer["id"]: answer["number"] for answer in answers}
+    known, own = known_order(task, answers), [[numbers[key] for key in group] for group in order]
+    alike, opposite, *_ties = compare(places_of(known), places_of(own))
     explanation = task.known_answer.explanation
     return {
-        "own": [[numbers[key] for key in group] for group in order],
-        "known": [[numbers[key] for key in group] for group in known],
+        "own": own,
+        "known": known,
         "alike": alike,
         "pairs": alike + opposite,
         "explanation": render_markdown(explanation) if explanation else None,

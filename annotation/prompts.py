@@ -80,11 +80,12 @@ class PromptRow:
     group: str | None
 
 
-def import_prompts(project, *, name, file, file_name="", created_by=None, format="auto", pool=None):
+def import_prompts(project, *, name, file, file_name="", created_by=None, format="auto", pool=None, source_sha256=None):
     """Imports a whole file or nothing; the same file twice, also at the same time, is one import.
 
     file: a binary file object, JSONL or CSV in UTF-8. format: "auto", "jsonl" or "csv".
     pool: for the rows that name none; without it their group decides, by a stable hash.
+    source_sha256: of what the file was made from, by which it is known then.
     Raises PromptError.
     """
     name = check_name(name)
@@ -93,7 +94,8 @@ def import_prompts(project, *, name, file, file_name="", created_by=None, format
     if pool not in (None, "", *POOLS):
         raise PromptError(0, "pool", _("must be one of: %(all)s.") % {"all": ", ".join(POOLS)})
     with tempfile.SpooledTemporaryFile(max_size=CHUNK_BYTES) as copy:
-        file_sha256 = copy_file(file, copy)
+        own_sha256 = copy_file(file, copy)
+        file_sha256 = source_sha256 or own_sha256
         existing = PromptSet.objects.filter(project=project, file_sha256=file_sha256).first()
         if existing is not None:
             return already_imported(existing)

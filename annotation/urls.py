@@ -1,6 +1,14 @@
 from django.urls import path
 
-from annotation import manage_views, practice_views, quality_views, question_views, views, write_views
+from annotation import (
+    known_answer_views,
+    manage_views,
+    practice_views,
+    quality_views,
+    question_views,
+    views,
+    write_views,
+)
 
 app_name = "annotation"
 
@@ -52,6 +60,8 @@ urlpatterns = [
         quality_views.withdrawal_reverse,
         name="withdrawal_reverse",
     ),
+    path("projects/<slug:slug>/quality/known/", known_answer_views.known_answer_list, name="known_answers"),
+    path("projects/<slug:slug>/quality/known/<uuid:task_id>/out/", known_answer_views.take_out, name="take_out"),
     path("projects/<slug:slug>/quality/disputes/", quality_views.disputes, name="disputes"),
     path("projects/<slug:slug>/quality/settle/", quality_views.settle, name="settle"),
     path("projects/<slug:slug>/quality/settle/task/", quality_views.settle_task, name="settle_task"),

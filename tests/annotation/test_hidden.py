@@ -212,8 +212,12 @@ NATIVE = Path(__file__).resolve().parents[1] / "golden" / "rankings_v1.jsonl"
 
 def test_it_makes_checks_of_a_file_once(project, admin):
     lines = NATIVE.read_bytes().splitlines()
-    assert known_answers.import_checks(project, file=io.BytesIO(NATIVE.read_bytes()), name="known", actor=admin) == 2
-    assert known_answers.import_checks(project, file=io.BytesIO(NATIVE.read_bytes()), name="known", actor=admin) == 0
+    first, again = (
+        known_answers.import_file(project, file=io.BytesIO(NATIVE.read_bytes()), name="known", actor=admin)
+        for _attempt in range(2)
+    )
+    assert (first.made, first.already_imported) == (2, False)
+    assert (again.made, again.already_imported) == (0, True)
     stored = {
         answer.task.prompt.digest: [
             [answer.task.completions.get(pk=pk).message["content"] for pk in group] for group in answer.order
@@ -240,7 +244,7 @@ def test_it_makes_no_check_of_a_file_with_a_wrong_row(project, change):
     first, second = NATIVE.read_text().splitlines()[:2]
     wrong = json.dumps(json.loads(second) | change)
     with pytest.raises(assignment.TaskError, match="row 2"):
-        known_answers.import_checks(project, file=io.BytesIO(f"{first}\n{wrong}\n".encode()), name="known")
+        known_answers.import_file(project, file=io.BytesIO(f"{first}\n{wrong}\n".encode()), name="known")
     assert not Task.objects.exists() and not project.prompt_sets.exists()
     with pytest.raises(assignment.TaskError, match="row 1"):
-        known_answers.import_checks(project, file=io.BytesIO(b"\xff{"), name="known")
+        known_answers.import_file(project, file=io.BytesIO(b"\xff{"), name="known")

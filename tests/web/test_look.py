@@ -13,11 +13,13 @@ from django.core.management import call_command
 from django.urls import get_resolver, reverse
 from playwright.sync_api import expect
 
+from annotation import known_answers
 from annotation.projects import create_invitation, set_guideline
 from annotation.prompts import import_prompts
 from annotation.proposals import propose_prompt
 
 STATIC = Path(finders.find("css/tokens.css")).parent.parent
+KNOWN = (Path(__file__).resolve().parents[1] / "golden" / "rankings_v1.jsonl").read_bytes()
 MAX_PAGE_BYTES = 120 * 1024  # compressed, everything that the ranking page loads
 AXE_OPTIONS = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 
@@ -53,6 +55,7 @@ def fill(project, admin, make_tasks):
     set_guideline(project, text="# What to look for\n\n- a kind ending", created_by=admin)
     create_invitation(project, created_by=admin, note="Ann")
     propose_prompt(project, author=admin, text="Tell a story about $x^2$ herons.")
+    known_answers.import_file(project, file=io.BytesIO(KNOWN), name="known", actor=admin)
     import_prompts(project, name="sft", file=io.BytesIO(b'{"prompt": "Tell a story."}'), pool="sft")
 
 
