@@ -27,20 +27,22 @@ COMPARISON_POOLS = (Pool.EVAL, Pool.REWARD, Pool.PPO)
 
 
 def prompt_file(round, artifact):
-    """(uri, digest) of the file of the prompts that a round generates for, chosen once.
+    """(uri, digest) of the file of the prompts that a round generates for, chosen once; None where there are none.
 
     artifact: "prompts" (all of them) or "comparisons" (those that the base policy answers too).
     """
     folder = f"rounds/{round.id}"
     path = runs.data_path(f"{folder}/{artifact}.jsonl")
-    if not path.exists():
+    all_prompts = path.with_name("prompts.jsonl")
+    # A choice of nothing does not stand: prompts may have come since.
+    if not all_prompts.exists() or all_prompts.stat().st_size == 0:
         chosen = choose_prompts(round)
         path.parent.mkdir(parents=True, exist_ok=True)
         # `prompts` holds both kinds and is written last: once it is there, the choice stands.
         write_prompts(path.with_name("comparisons.jsonl"), chosen["comparisons"])
-        write_prompts(path.with_name("prompts.jsonl"), chosen["train"] + chosen["comparisons"])
+        write_prompts(all_prompts, chosen["train"] + chosen["comparisons"])
     if path.stat().st_size == 0:
-        raise runs.RunError(_("There are no prompts to ask about; import a set of prompts, or ask for new tasks."))
+        return None
     return f"{folder}/{artifact}.jsonl", hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -118,8 +118,10 @@ def start_round(project, *, created_by=None, idempotency_key="", recipe=None, ov
 def first_completions(project, *, created_by=None):
     """A round that only lets the promoted policy answer prompts and queues its answers: how a project begins.
 
-    Raises RoundError with one sentence where there is no policy or no prompt.
+    Raises RoundError with one sentence where there is no policy, or no prompt to ask about.
     """
+    if not plans.plan_for(project).tasks_per_round or not has_prompts(project, pool__in=generation.TRAIN_POOLS):
+        raise RoundError(_("There are no prompts to ask about; import a set of prompts, or ask for new tasks."))
     recipe = [{"stage": "generate", "inputs": {"policy": "base", "prompts": "prompts"}, "output": "completions"}]
     return start_round(project, created_by=created_by, recipe=recipe)
 
@@ -136,10 +138,7 @@ def advance(round_id):
     if run is None:
         start_stage(round, 0)
     elif run.state == RunState.SUCCEEDED:
-        if run.position + 1 < len(round.recipe):
-            start_stage(round, run.position + 1)
-        else:
-            conclude(round)
+        start_stage(round, run.position + 1)
     elif run.state == RunState.CANCELLED:
         end(round, RoundState.CANCELLED, _("Cancelled."))
     elif run.is_ended():
@@ -235,10 +234,17 @@ def prepare(round):
 
 
 def start_stage(round, position):
-    """Queues the run of one stage; a second call finds the first one's."""
+    """Queues the run of one stage, or ends the round after the last; a second call finds the first one's."""
+    if position == len(round.recipe):
+        conclude(round)
+        return
     stage = round.recipe[position]
     try:
         inputs, files = stage_inputs(round, stage, position)
+        if None in files.values():
+            drop_stage(round, stage)
+            start_stage(round, position)
+            return
         with transaction.atomic():
             # Locked, so that a cancel at this moment either comes first or finds the run that it has to end.
             if not Round.objects.select_for_update().get(id=round.id).is_active():
@@ -255,6 +261,16 @@ def start_stage(round, position):
             )
     except (runs.RunError, OSError) as error:
         end(round, RoundState.FAILED, str(error))
+
+
+def drop_stage(round, stage):
+    """Goes on without a stage that has nothing to generate for, such as blind comparisons that nobody asked for."""
+    with transaction.atomic():
+        locked = Round.objects.select_for_update().get(id=round.id)
+        # Where there are no prompts at all, none of them are compared either.
+        idle = FILE_ARTIFACTS if stage["inputs"]["prompts"] == "prompts" else (stage["inputs"]["prompts"],)
+        round.recipe = [kept for kept in locked.recipe if kept["inputs"].get("prompts") not in idle]
+        Round.objects.filter(id=round.id).update(recipe=round.recipe)
 
 
 def conclude(round):
@@ -322,7 +338,7 @@ def with_settings(recipe, plan):
 
 
 def stage_inputs(round, stage, position):
-    """({input name: digest}, {input name: (uri, digest)}) of a stage."""
+    """({input name: digest}, {input name: (uri, digest), or None for no prompts}) of a stage."""
     digests, files = {}, {}
     for name, artifact in stage["inputs"].items():
         if artifact == "base":

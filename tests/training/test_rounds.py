@@ -228,6 +228,44 @@ def test_it_starts_by_itself_after_enough_new_rankings(project, plan, sft, ranke
     assert Round.objects.count() == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "generated", "tasks"),
+    [({"comparison_share": 0}, 1, (6, 0)), ({"tasks_per_round": 0}, 0, (None, None))],
+)
+def test_it_ends_well_where_the_plan_asks_for_no_comparisons_or_no_tasks(
+    project, plan, sft, ranked, play, changes, generated, tasks
+):
+    plans.change_plan(project, **changes)
+    round = play(rounds.start_round(project))
+    assert (round.state, round.message) == (RoundState.SUCCEEDED, "")
+    assert round.runs.filter(stage="generate").count() == generated
+    assert (round.result.get("tasks"), round.result.get("comparisons")) == tasks
+    assert round.result["win_rate"] == 0.7
+
+
+def test_it_ends_well_where_no_prompt_may_be_compared(project, plan, sft, ranked, prompts, play):
+    Prompt.objects.update(pool="sft")
+    round = play(rounds.start_round(project))
+    assert round.state == RoundState.SUCCEEDED, round.message
+    assert (round.result["tasks"], round.result["comparisons"]) == (6, 0)
+
+
+def test_an_earlier_choice_of_nothing_does_not_stand(started, data_dir):
+    folder = data_dir / "rounds" / str(started.id)
+    folder.mkdir(parents=True)
+    (folder / "comparisons.jsonl").touch()
+    (folder / "prompts.jsonl").touch()
+    uri, _digest = generation.prompt_file(started, "comparisons")
+    assert len((data_dir / uri).read_text().splitlines()) == 2
+
+
+def test_first_answers_are_refused_where_none_are_asked_for(project, plan, sft, prompts):
+    plans.change_plan(project, tasks_per_round=0)
+    with pytest.raises(rounds.RoundError, match="no prompts to ask about"):
+        rounds.first_completions(project)
+    assert not Round.objects.exists()
+
+
 def test_it_chooses_no_prompt_for_both_kinds(started):
     rounds.advance(started.id)
     chosen = generation.choose_prompts(Round.objects.get(id=started.id))
