@@ -10,6 +10,7 @@ from annotation import assignment, hidden
 from annotation.models import (
     Assignment,
     AssignmentState,
+    Pool,
     Purpose,
     QualityReport,
     Ranking,
@@ -20,7 +21,7 @@ from annotation.models import (
 
 
 def disputes(project):
-    """Tasks that people order differently and that nobody has settled, the most disputed first.
+    """Training tasks that people order differently and that nobody has settled, the most disputed first.
 
     As of the last reports (reports.py), people's first; each with `agreement` and `judgments`.
     """
@@ -31,11 +32,16 @@ def disputes(project):
     taken = Task.objects.filter(
         source=OuterRef("pk"), purpose=Purpose.ADJUDICATION, slots__state__in=[SlotState.LEASED, SlotState.DONE]
     )
-    open_tasks = Task.objects.filter(project=project, pk__in=figures).exclude(Exists(taken)).select_related("prompt")
+    open_tasks = trainable_tasks(project).filter(pk__in=figures).exclude(Exists(taken)).select_related("prompt")
     found = {str(task.pk): task for task in open_tasks}
     for task_id, task in found.items():
         task.agreement, task.judgments = figures[task_id]
     return [found[task_id] for task_id in figures if task_id in found]
+
+
+def trainable_tasks(project):
+    """Those that a reviewer may settle: what is settled trains, and what measures must not."""
+    return Task.objects.filter(project=project, purpose=Purpose.TRAIN).exclude(prompt__pool=Pool.EVAL)
 
 
 def settled(project):
@@ -74,18 +80,18 @@ def next_dispute(project, *, reviewer, task=None):
         return assignment.renew(first, assignment.lease_end(project))
     if task is not None and (same := held.filter(task__source=task).first()):
         return assignment.renew(same, assignment.lease_end(project))
-    own = set(
-        Assignment.objects.filter(annotator=reviewer, task__project=project)
-        .exclude(state=AssignmentState.EXPIRED)
-        .values_list("task_id", flat=True)
-    )
+    asked = Assignment.objects.filter(annotator=reviewer, task__project=project).exclude(state=AssignmentState.EXPIRED)
+    # Under its own id, or as the copy made to settle it, which this reviewer skipped or had withdrawn.
+    own = {pk for pair in asked.values_list("task_id", "task__source_id") for pk in pair}
     for dispute in disputes(project):
-        if dispute.pk not in own and (task is None or dispute.pk == task.pk):
-            return claim(dispute, reviewer)
+        wanted = dispute.pk not in own and (task is None or dispute.pk == task.pk)
+        if wanted and (leased := claim(dispute, reviewer)):
+            return leased
     return None
 
 
 def claim(dispute, reviewer):
+    """The reviewer's Assignment, or None where somebody else was first."""
     # One adjudication a task, whoever comes first.
     Task.objects.select_for_update(no_key=True).get(pk=dispute.pk)
     made = Task.objects.filter(source=dispute, purpose=Purpose.ADJUDICATION).first()

@@ -279,6 +279,7 @@ class Purpose(models.TextChoices):
 
 # What may train. Judgments of purpose eval and gold measure, practice is not meant, and a repeat would count double.
 TRAINING_PURPOSES = (Purpose.TRAIN, Purpose.ADJUDICATION)
+MEASURING_PURPOSES = (Purpose.EVAL, Purpose.GOLD)
 
 
 class Task(models.Model):
@@ -449,9 +450,13 @@ class RankingQuerySet(models.QuerySet):
         )
         return self.exclude(models.Exists(settled))
 
+    def without_measuring(self):
+        """Less those of what measures, whatever their own purpose: prompts of the eval pool, copies of such tasks."""
+        return self.exclude(task__prompt__pool=Pool.EVAL).exclude(task__source__purpose__in=MEASURING_PURPOSES)
+
     def trainable(self):
         """What a training snapshot takes."""
-        return self.in_use().filter(task__purpose__in=TRAINING_PURPOSES).without_settled()
+        return self.in_use().filter(task__purpose__in=TRAINING_PURPOSES).without_measuring().without_settled()
 
 
 class Ranking(models.Model):

@@ -9,7 +9,7 @@ from statistics import median
 
 from django.utils import timezone
 
-from annotation import agreement, judgments, quarantine
+from annotation import adjudication, agreement, judgments, quarantine
 from annotation.models import Membership, Project, QualityReport, Ranking
 
 LEAST_AGE = timedelta(seconds=10)  # of a report, before judgments that came in since make it anew
@@ -75,12 +75,15 @@ def compute(project, *, simulated):
     evidence = [row for row in named if row.at >= since.get(row.annotator, 0)]
     again = [(first, second) for first, second in repeats if first.at >= since.get(first.annotator, 0)]
     suspects = suspicion.find_suspects([*evidence, *known], repeats=again)
+    may_be_settled = set(adjudication.trainable_tasks(project).values_list("pk", flat=True))
     fits = reliability.fit_reliabilities([*named, *known], distrusted=suspects)
     weights = reliability.weights(fits)
     return {
         "agreement": agreement.pairwise_agreement(rows),
         "annotators": {str(key): value for key, value in annotator_figures(named, known, repeats, weights).items()},
-        "disputes": disputed(named, settled={row.task for row in known}),
+        "disputes": disputed(
+            [row for row in named if row.task in may_be_settled], settled={row.task for row in known}
+        ),
         "suspects": {str(key): [reason(reading) for reading in readings] for key, readings in suspects.items()},
         "weights": {str(key): value for key, value in weights.items()},
     }

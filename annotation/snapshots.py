@@ -28,10 +28,9 @@ from annotation.formats.selection import (
     to_line,
 )
 from annotation.messages import sha256_of_json
-from annotation.models import TRAINING_PURPOSES, Project, Purpose, Snapshot, Source
+from annotation.models import MEASURING_PURPOSES, TRAINING_PURPOSES, Project, Purpose, Snapshot, Source
 
 SCHEMA = "plumbline.snapshot/1"
-MEASURING = (Purpose.EVAL, Purpose.GOLD)
 
 
 class SnapshotError(ValueError):
@@ -72,7 +71,7 @@ def check_purposes(purposes):
     unknown = [purpose for purpose in purposes if purpose not in Purpose.values]
     if unknown or not purposes:
         raise SnapshotError(_("The purposes must be among: %(all)s.") % {"all": ", ".join(Purpose.values)})
-    measuring = [purpose for purpose in purposes if purpose in MEASURING]
+    measuring = [purpose for purpose in purposes if purpose in MEASURING_PURPOSES]
     if measuring:
         raise SnapshotError(
             _("Judgments of purpose %(purpose)s measure, and never enter a snapshot.") % {"purpose": measuring[0]}

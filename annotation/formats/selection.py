@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from django.db.models import Prefetch
 
-from annotation.models import Membership, Purpose, Ranking, Source, TaskCompletion
+from annotation.models import MEASURING_PURPOSES, Membership, Purpose, Ranking, Source, TaskCompletion
 from annotation.projects import fallback_pseudonym
 
 CHUNK = 200
@@ -43,6 +43,8 @@ def select_rankings(project, selection, *, purposes=None):
     purposes = selection.purposes or purposes
     if purposes:
         rankings = rankings.filter(task__purpose__in=purposes)
+        if not set(purposes) & set(MEASURING_PURPOSES):
+            rankings = rankings.without_measuring()
         if Purpose.ADJUDICATION in purposes:
             rankings = rankings.without_settled()
     return (

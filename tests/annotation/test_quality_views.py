@@ -4,7 +4,9 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from annotation import adjudication, assignment, quality_page, quarantine, rankings, reports, snapshots
+from annotation import adjudication, assignment, quality_page, quarantine, rankings, reports, snapshots, withdrawals
+from annotation.formats import native
+from annotation.formats.selection import JudgmentFilter
 from annotation.models import (
     Membership,
     Purpose,
@@ -178,3 +180,46 @@ def test_the_page_reads_what_was_kept(client_for, reviewer, dispute, django_asse
         page = client.get(url("quality"))
     assert "1 task is disputed." in page.content.decode()
     assert "People order 0% of pairs alike" in page.content.decode()
+
+
+def test_what_measures_is_never_settled_and_never_trains(
+    project, annotator, second_annotator, reviewer, make_prompts, make_task, settings, tmp_path
+):
+    settings.PLUMBLINE_DATA_DIR = tmp_path
+    compared, queued = make_prompts("A blind comparison.", "Kept for evaluation.", pool="eval")
+    blind = make_task(compared, purpose=Purpose.EVAL, overlap=2)
+    # A caller of the API may ask for training on any prompt.
+    make_task(queued, purpose=Purpose.TRAIN, overlap=2)
+    for number in range(2):
+        for person, places in ((annotator, BEST_FIRST), (second_annotator, WORST_FIRST)):
+            rank(assignment.next_assignment(project, annotator=person), person, places, f"{person}{number}")
+    assert reports.refresh(project).figures["disputes"] == []
+    # As a report of an earlier version may name it.
+    QualityReport.objects.update(figures={"disputes": [[str(blind.pk), 0.0, 2]]})
+    assert adjudication.disputes(project) == []
+    assert adjudication.next_dispute(project, reviewer=reviewer) is None
+    # Settled before it was refused: it still does not train.
+    rank(adjudication.claim(blind, reviewer), reviewer, BEST_FIRST)
+    assert not Ranking.objects.trainable().exists()
+    assert snapshots.freeze(project).counts["rankings"] == 0
+    assert len(list(native.write_rankings(project, JudgmentFilter()))) == 5
+
+
+def test_who_skips_a_dispute_is_not_asked_again_and_others_are(
+    client_for, project, reviewer, admin, annotator, second_annotator, dispute, make_tasks
+):
+    lease = adjudication.next_dispute(project, reviewer=reviewer)
+    assignment.skip(lease, annotator=reviewer, reason="No idea.")
+    assert client_for(reviewer).get(url("settle")).status_code == 302
+    rank(adjudication.next_dispute(project, reviewer=admin), admin, BEST_FIRST)
+    withdrawals.withdraw(project, annotator=admin, actor=admin)
+    reports.refresh(project)
+    assert [task.pk for task in adjudication.disputes(project)] == [dispute.pk]
+    assert adjudication.next_dispute(project, reviewer=admin) is None
+
+
+def test_a_dispute_that_somebody_else_takes_first_is_passed_over(project, reviewer, monkeypatch, dispute):
+    monkeypatch.setattr(adjudication, "disputes", lambda project: [dispute, dispute])
+    claims = iter([None, "the next one"])
+    monkeypatch.setattr(adjudication, "claim", lambda dispute, reviewer: next(claims))
+    assert adjudication.next_dispute(project, reviewer=reviewer) == "the next one"
