@@ -63,15 +63,20 @@ def edit_ranking(request, slug, assignment_id):
 @login_required
 @require_POST
 def rank_task(request, slug):
-    """The next task as a part of the page; ?ahead=1 loads the one after it. 204: nothing is waiting."""
+    """The next task as a part of the page, and where one stands in the test; ?ahead=1 loads the task after it.
+
+    204: nothing is waiting, and there is no test.
+    """
     project, membership = project_for(request.user, slug)
     if lacks_consent(project, membership):
         raise PermissionDenied(_("Say first whether you want to see these texts."))
     ahead = request.GET.get("ahead") == "1"
     assignment = assignments.next_assignment(project, annotator=request.user, ahead=ahead)
-    if assignment is None:
+    test = qualification.standing(project, request.user)
+    if assignment is None and test is None:
         return HttpResponse(status=204)
-    return render(request, "annotation/_task.html", ranking_page.task_context(assignment, has_scripts=True))
+    context = ranking_page.task_context(assignment, has_scripts=True) if assignment else {}
+    return render(request, "annotation/_next.html", context | {"project": project, "test": test})
 
 
 @never_cache

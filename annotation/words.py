@@ -44,6 +44,7 @@ def ranking_words(form):
         "pace": _(" · {seconds} s each"),
         "saved": _("Ranking saved."),
         "kept": _("Ranking kept here, waiting for the connection."),
+        "test_passed": _("You have passed the test. From here on your rankings count."),
         "taken_back": _("Your ranking is open again. Submit to save it as changed."),
         "skipped": _("Skipped."),
         "new_task": _("Next task."),

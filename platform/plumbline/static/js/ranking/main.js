@@ -142,7 +142,9 @@ async function fetchTask(isForLater) {
   if (answer.status !== 200) return { status: answer.status, element: null };
   const template = document.createElement("template");
   template.innerHTML = answer.data; // our own server's, made by annotation/rendering.py
+  view.showTest(template.content.querySelector("#test"));
   const element = template.content.querySelector(".task");
+  if (!element) return { status: 204, element: null };
   const isKnown = handled.has(element.dataset.assignment) || element.dataset.assignment === current?.assignment;
   if (!isKnown) leases.hold(element);
   return { status: 200, element: isKnown ? null : element };

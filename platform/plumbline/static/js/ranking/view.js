@@ -168,6 +168,13 @@ export class View {
     byId("notice").textContent = sentence ?? "";
   }
 
+  /** Where one stands in the test before real work; the server sends it with each task, null where there is none. */
+  showTest(made) {
+    const isOver = byId("test").firstElementChild && made && !made.firstElementChild;
+    if (made) byId("test").replaceWith(made);
+    if (isOver) this.toast(this.words.test_passed);
+  }
+
   /** The guidelines are newer than those on the page: the ranking names the version that was read. */
   noticeGuideline() {
     const link = element("a", "");
