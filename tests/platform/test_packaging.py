@@ -61,7 +61,7 @@ def test_it_packs_what_it_needs_and_no_more_into_the_wheel(wheel):
     for needed in (
         "plumbline/settings.py",
         "plumbline/templates/account/login.html",
-        "annotation/models.py",
+        "annotation/models/__init__.py",
         "annotation/migrations/0001_initial.py",
         "training/engine/config.py",
         "training/models.py",
