@@ -35,6 +35,19 @@ def places_of(order):
     return {answer: index for index, group in enumerate(order) for answer in group}
 
 
+def comparisons(order):
+    """(chosen, rejected) ids of each comparison in tie groups, best first; ties give none."""
+    for better, group in enumerate(order):
+        for worse in order[better + 1 :]:
+            for chosen in group:
+                for rejected in worse:
+                    yield chosen, rejected
+
+
+def count_comparisons(order):
+    return sum(1 for _pair in comparisons(order))
+
+
 def clustered_share(clusters):
     """(share, low, high) of successes over trials, 95%, or three times None.
 

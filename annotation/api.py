@@ -185,9 +185,10 @@ def next_task(request, slug):
 def call_on_own(function, request, assignment_id, **fields):
     """What `function` says of the caller's own assignment; another's does not exist, a contradiction is a 409."""
     refuse_unknown_parameters(request, [])
-    only = request.user.acts_in_project_id
-    if only is not None and not Assignment.objects.filter(pk=assignment_id, task__project=only).exists():
-        raise Http404
+    own = Assignment.objects.filter(pk=assignment_id, annotator=request.user)
+    slug = own.values_list("task__project__slug", flat=True).first()
+    # To whoever was removed from the project, nothing in it exists any more.
+    project_for(request.user, slug)
     try:
         return function(Assignment(pk=assignment_id), annotator=request.user, **fields)
     except assignments.NotYours:
@@ -407,10 +408,10 @@ def member_list(request, slug):
         return page_of(request, project.memberships.select_related("user"), bodies.member_object)
     refuse_unknown_parameters(request, [])
     body = read_body(request, bodies.MemberInput)
-    user = get_user_model().objects.filter(username=body["username"], is_active=True).first()
+    user = get_user_model().objects.filter(username=body.pop("username"), is_active=True).first()
     if user is None:
         raise exceptions.ValidationError({"username": [_("There is no account of this name.")]})
-    member = projects.add_member(project, user, role=body["role"], simulated=body["simulated"], actor=request.user)
+    member = projects.add_member(project, user, actor=request.user, **body)
     return Response(bodies.member_object(member), status=201)
 
 

@@ -135,22 +135,34 @@ def new_pseudonym(project):
 
 
 @transaction.atomic
-def add_member(project, user, *, role=Role.ANNOTATOR, simulated=False, actor=None):
-    """The membership with this role; one that exists is changed and taken up again, but never from or to simulated."""
-    if role not in Role.values:
-        raise ValidationError({"role": _("must be one of: %(roles)s.") % {"roles": ", ".join(Role.values)}})
-    found, created = Membership.objects.select_for_update().get_or_create(
+def add_member(project, user, *, role=None, simulated=False, actor=None):
+    """The membership, a new one with this role (None: annotator). One that exists is taken up again.
+
+    A member keeps the role they have unless one is named, and nobody is ever changed from or to simulated. Raises
+    ValidationError, also when the project would be left without an admin.
+    """
+    check_role(role)
+    found, created = Membership.objects.get_or_create(
         project=project,
         user=user,
-        defaults={"role": role, "simulated": simulated, "pseudonym": new_pseudonym(project)},
+        defaults={"role": role or Role.ANNOTATOR, "simulated": simulated, "pseudonym": new_pseudonym(project)},
     )
-    if not created and found.simulated != simulated:
+    if created:
+        detail = {"role": found.role}
+        record_event(project, actor=actor, action="member.added", subject=user.get_username(), detail=detail)
+        return found
+    if found.simulated != simulated:
         raise ValidationError({"simulated": _("cannot change: rankings already carry it. Use another account.")})
-    if created or found.role != role or not found.active:
-        Membership.objects.filter(pk=found.pk).update(role=role, active=True)
-        found.role, found.active = role, True
-        record_event(project, actor=actor, action="member.added", subject=user.get_username(), detail={"role": role})
-    return found
+    # Whoever was removed comes back as a newcomer, not with the rights that they once had.
+    role = role or (found.role if found.active else Role.ANNOTATOR)
+    if (found.role, found.active) == (role, True):
+        return found
+    return change_member(found, actor=actor, role=role, active=True)
+
+
+def check_role(role):
+    if role is not None and role not in Role.values:
+        raise ValidationError({"role": _("must be one of: %(roles)s.") % {"roles": ", ".join(Role.values)}})
 
 
 @transaction.atomic
@@ -159,9 +171,9 @@ def change_member(member, *, actor, role=None, active=None):
     # The project's row is locked first, so that two admins cannot remove each other at once.
     Project.objects.select_for_update().get(pk=member.project_id)
     member = Membership.objects.select_for_update().select_related("user", "project").get(pk=member.pk)
-    if role is not None and role not in Role.values:
-        raise ValidationError({"role": _("must be one of: %(roles)s.") % {"roles": ", ".join(Role.values)}})
-    loses_admin = member.role == Role.ADMIN and ((role or member.role) != Role.ADMIN or active is False)
+    check_role(role)
+    stays_admin = (role or member.role) == Role.ADMIN and active is not False
+    loses_admin = member.active and member.role == Role.ADMIN and not stays_admin
     others = Membership.objects.filter(project=member.project, role=Role.ADMIN, active=True).exclude(pk=member.pk)
     if loses_admin and not others.exists():
         raise ValidationError(

@@ -10,7 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from annotation import hidden
-from annotation.agreement import compare, places_of
+from annotation.agreement import compare, count_comparisons, places_of
 from annotation.audit import record_event
 from annotation.models import (
     Assignment,
@@ -83,6 +83,7 @@ def running_standing(project, user, version, since):
         created_at__gte=since,
     ).select_related("task__known_answer")
     pairs = [compare(places_of(ranking.task.known_answer.order), places_of(ranking.order))[:2] for ranking in rankings]
+    pairs += [(0, count_comparisons(order)) for order in skipped_orders(project, user, since)]
     held = Assignment.objects.filter(
         annotator=user, task__project=project, task__purpose=Purpose.GOLD, state=AssignmentState.LEASED
     ).count()
@@ -98,6 +99,19 @@ def running_standing(project, user, version, since):
         agreement=sum(alike for alike, _opposite in pairs) / compared if compared else 0.0 if pairs else None,
         more=left and len(pairs) + held < wanted,
     )
+
+
+def skipped_orders(project, user, since):
+    """The known orders of test tasks that were skipped: what is not answered agrees with nothing."""
+    skipped = Assignment.objects.filter(
+        annotator=user,
+        task__project=project,
+        task__purpose=Purpose.GOLD,
+        task__known_answer__isnull=False,
+        state=AssignmentState.SKIPPED,
+        ended_at__gte=since,
+    )
+    return skipped.values_list("task__known_answer__order", flat=True)
 
 
 def settle(project, user):

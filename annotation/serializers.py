@@ -120,7 +120,7 @@ class DemonstrationInput(StrictSerializer):
 
 class MemberInput(StrictSerializer):
     username = serializers.CharField(max_length=150)
-    role = serializers.ChoiceField(choices=Role.choices, required=False, default=Role.ANNOTATOR)
+    role = serializers.ChoiceField(choices=Role.choices, required=False)
     simulated = serializers.BooleanField(required=False, default=False)
 
 

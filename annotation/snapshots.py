@@ -16,12 +16,12 @@ from django.db.models import Max
 from django.utils.translation import gettext as _
 
 from annotation import reports
+from annotation.agreement import count_comparisons
 from annotation.audit import record_event
 from annotation.formats import demonstrations, prompts
 from annotation.formats.native import ranking_object
 from annotation.formats.selection import (
     JudgmentFilter,
-    comparisons,
     pseudonym_of,
     read_pseudonyms,
     read_rankings,
@@ -113,7 +113,7 @@ def ranking_lines(project, selection, counts, weights):
     for ranking in read_rankings(project, selection):
         counts["rankings"] += 1
         counts["rankings_simulated"] += ranking.source == Source.SIMULATED
-        counts["comparisons"] += sum(1 for _pair in comparisons(ranking.order))
+        counts["comparisons"] += count_comparisons(ranking.order)
         annotators.add(ranking.annotator_id)
         counts["annotators"] = len(annotators)
         pseudonym = pseudonym_of(project, pseudonyms, ranking.annotator_id)

@@ -20,6 +20,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from annotation import snapshots
+from annotation.agreement import count_comparisons
 from annotation.audit import record_event
 from annotation.models import Prompt, Ranking
 from training import checkpoints, generation, plans, runs
@@ -407,7 +408,7 @@ def refuse_too_few(project):
     """Raises RoundError unless there are enough comparisons to learn from; ties and ranked-alone answers give none."""
     found = 0
     for order in training_rankings(project).values_list("order", flat=True).iterator():
-        found += comparisons(order)
+        found += count_comparisons(order)
         if found >= LEAST_COMPARISONS:
             return
     raise RoundError(
@@ -417,15 +418,6 @@ def refuse_too_few(project):
         )
         % {"found": found, "least": LEAST_COMPARISONS}
     )
-
-
-def comparisons(order):
-    """(chosen, rejected) pairs of tie groups: [[a], [b, c]] has 2."""
-    total, pairs = 0, 0
-    for group in order:
-        pairs += total * len(group)
-        total += len(group)
-    return pairs
 
 
 def uses(recipe, artifact):

@@ -83,12 +83,3 @@ def pseudonym_of(project, pseudonyms, user_id):
 def completions_by_id(ranking):
     """{id as text: Completion} of the ranking's task, in the task's order."""
     return {str(entry.completion_id): entry.completion for entry in ranking.task.entries.all()}
-
-
-def comparisons(order):
-    """(chosen, rejected) ids of each comparison in tie groups, best first; ties give none."""
-    for better, group in enumerate(order):
-        for worse in order[better + 1 :]:
-            for chosen in group:
-                for rejected in worse:
-                    yield chosen, rejected

@@ -1,7 +1,7 @@
 """TRL preference data: one comparison a line, in chat form or as plain text. Only what may train."""
 
+from annotation.agreement import comparisons
 from annotation.formats.selection import (
-    comparisons,
     completions_by_id,
     ordered,
     read_rankings,

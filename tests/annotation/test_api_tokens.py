@@ -6,6 +6,7 @@ import pytest
 from django.urls import get_resolver
 
 from annotation import assignment, projects
+from annotation.models import Ranking
 from plumbline import throttle, tokens
 
 pytestmark = pytest.mark.django_db
@@ -44,6 +45,18 @@ def test_a_token_for_one_project_reaches_no_assignment_of_another(scoped, admin,
     elsewhere.credentials(HTTP_AUTHORIZATION=f"Bearer {secret}")
     assert elsewhere.post(path).status_code == 404
     assert elsewhere.post(f"/api/v1/projects/{project.slug}/next/").status_code == 404
+
+
+def test_a_removed_member_reaches_no_assignment_any_more(project, annotator, admin, task, api_for):
+    lease = assignment.next_assignment(project, annotator=annotator)
+    client = api_for(annotator)
+    assert client.post(f"/api/v1/assignments/{lease.pk}/heartbeat/").status_code == 200
+    projects.change_member(annotator.memberships.get(), actor=admin, active=False)
+    body = {"client_id": "1", "ranking": [[key] for key in lease.presented_order]}
+    calls = {"heartbeat": {}, "ranking": body, "skip": {}, "release": {}, "question": {"text": "Why?"}}
+    for call, sent in calls.items():
+        assert client.post(f"/api/v1/assignments/{lease.pk}/{call}/", sent, format="json").status_code == 404, call
+    assert not Ranking.objects.exists()
 
 
 def test_a_token_for_one_project_makes_none(project, make_user, api_for):

@@ -8,8 +8,9 @@ from uuid import UUID
 import pytest
 
 from annotation import assignment, rankings
+from annotation.agreement import comparisons
 from annotation.formats import EXPORTS
-from annotation.formats.selection import JudgmentFilter, comparisons
+from annotation.formats.selection import JudgmentFilter
 from annotation.models import (
     Assignment,
     Completion,

@@ -81,6 +81,20 @@ def test_it_never_leaves_a_project_without_an_admin(project, admin, annotator):
     assert projects.change_member(own, actor=admin, active=False).active is False
 
 
+def test_adding_a_member_again_takes_no_rights_away(project, admin, annotator):
+    assert projects.add_member(project, admin).role == "admin"
+    with pytest.raises(ValidationError, match="only admin"):
+        projects.add_member(project, admin, role="annotator")
+    projects.add_member(project, annotator, role="admin")
+    assert projects.add_member(project, admin, role="annotator").role == "annotator"
+
+
+def test_a_removed_admin_comes_back_as_an_annotator(project, admin, annotator):
+    own = Membership.objects.get(user=annotator)
+    projects.change_member(own, actor=admin, role="admin", active=False)
+    assert projects.add_member(project, annotator).role == "annotator"
+
+
 def test_it_takes_a_removed_member_for_an_outsider(project, annotator, admin):
     projects.change_member(Membership.objects.get(user=annotator), actor=admin, active=False)
     assert projects.membership(project, annotator) is None

@@ -77,6 +77,24 @@ def test_who_does_not_agree_gets_no_real_work_until_the_lead_says_so(tested, ann
     assert Qualification.objects.get(void_at=None).passed
 
 
+def test_who_skips_the_test_has_not_passed_it(tested, annotator, admin, task, make_gold):
+    make_gold(2)
+    for _task in range(2):
+        assignment.skip(assignment.next_assignment(tested, annotator=annotator), annotator=annotator)
+    assert assignment.next_assignment(tested, annotator=annotator) is None
+    found = qualification.standing(tested, annotator)
+    assert (found.failed, found.done, found.percent) == (True, 2, 0)
+
+
+def test_a_skipped_test_task_agrees_with_nothing(tested, annotator, task, make_gold):
+    make_gold(3)
+    assignment.skip(assignment.next_assignment(tested, annotator=annotator), annotator=annotator)
+    assert rank_next(tested, annotator) == Purpose.GOLD
+    assert rank_next(tested, annotator) is None
+    # One of two tasks in the known order: 6 of 12 pairs.
+    assert Qualification.objects.get().agreement == 0.5
+
+
 def test_no_test_task_is_loaded_beyond_the_last(tested, annotator, task, make_gold):
     make_gold(5)
     assert rank_next(tested, annotator) == Purpose.GOLD

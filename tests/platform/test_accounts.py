@@ -199,6 +199,12 @@ class TestTokenCommand:
         assert user.username == "newcomer" and not user.has_usable_password()
         assert user.memberships.get().role == "reviewer"
 
+    def test_a_token_for_one_project_leaves_its_owner_the_role(self, admin, capsys):
+        call_command("token", "admin", "--project", "stories", "--only")
+        assert admin.memberships.get().role == "admin"
+        with pytest.raises(CommandError, match="only admin"):
+            call_command("token", "admin", "--project", "stories", "--role", "annotator")
+
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [

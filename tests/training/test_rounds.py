@@ -193,12 +193,6 @@ def test_it_refuses_wrong_settings_before_it_makes_anything(project, plan, sft, 
     assert not Round.objects.exists()
 
 
-def test_it_counts_comparisons_between_tie_groups():
-    assert rounds.comparisons([["a"], ["b", "c"], ["d"]]) == 5  # ab ac ad bd cd
-    assert rounds.comparisons([["a", "b", "c"]]) == 0
-    assert rounds.comparisons([]) == 0
-
-
 def test_it_promotes_by_itself_where_the_plan_says_so(started, play, project):
     plans.change_plan(project, auto_promote=True)
     round = play(started)

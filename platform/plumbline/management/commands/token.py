@@ -4,7 +4,8 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from annotation import projects
-from annotation.models import Project, Role
+from annotation.management.project_argument import find_project
+from annotation.models import Role
 from plumbline import accounts, tokens
 from plumbline.models import User
 
@@ -16,7 +17,11 @@ class Command(BaseCommand):
         parser.add_argument("username")
         parser.add_argument("--create", action="store_true", help="make the user if there is none of that name")
         parser.add_argument("--project", metavar="SLUG", help="make the user a member of this project as well")
-        parser.add_argument("--role", choices=Role.values, default=Role.ANNOTATOR, help="the role in that project")
+        parser.add_argument(
+            "--role",
+            choices=Role.values,
+            help="the role there; else new members annotate, others keep theirs",
+        )
         parser.add_argument("--only", action="store_true", help="the token works in that project and nowhere else")
         parser.add_argument("--name", default="command line", help="what the token is for, as its owner sees it")
 
@@ -27,7 +32,7 @@ class Command(BaseCommand):
         if only and project is None:
             raise CommandError(_("--only needs --project, to say where the token works."))
         user = self.find_or_create_user(username, create=create)
-        found = None if project is None else self.find_project(project)
+        found = None if project is None else find_project(project)
         if found is not None:
             self.add_member(found, user, role=role)
         self.stdout.write(tokens.create_token(user, name=name, project=found if only else None))
@@ -54,11 +59,3 @@ class Command(BaseCommand):
             message = _("%(name)s cannot join %(project)s: %(error)s")
             names = {"name": user.get_username(), "project": project.slug, "error": " ".join(error.messages)}
             raise CommandError(message % names) from error
-
-    def find_project(self, slug):
-        project = Project.objects.filter(slug=slug).first()
-        if project is None:
-            known = ", ".join(Project.objects.values_list("slug", flat=True)[:20]) or _("none yet")
-            message = _("There is no project %(slug)r. Projects: %(known)s.")
-            raise CommandError(message % {"slug": slug, "known": known})
-        return project
