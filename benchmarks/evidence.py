@@ -21,6 +21,7 @@ variants:
 import argparse
 import collections
 import functools
+import hashlib
 import json
 import pickle
 import random
@@ -47,7 +48,7 @@ K = 4
 BEST_OF = (4, 16)
 ANNOTATORS = 8
 MAX_NEW_TOKENS = 72
-WINNERS_EPOCHS = 6  # of SFT on winners: as many as the preset's reward model reads the rankings
+WINNERS = {"sft.epochs": 6, "sft.batch_size": 16}  # SFT on winners reads the rankings as often as the reward model does
 
 
 def main():
@@ -97,6 +98,7 @@ class Bench:
         self.arguments = arguments
         self.variant = " ".join([arguments.variant, *arguments.overrides])
         self.starter = checkpoint.load_policy(arguments.starter)
+        self.starter_digest = hashlib.sha256((arguments.starter / "manifest.json").read_bytes()).hexdigest()
         self.tokenizer = checkpoint.load_tokenizer_of(arguments.starter)
         self.eval_prompts = world.prompts("eval")[:EVAL_PROMPTS]
         # What best-of-n picks from and accuracy is measured on: the most costly draws, made once for all cells.
@@ -202,9 +204,12 @@ class Work:
         return self.run_dir(name) / "output"
 
     def run_dir(self, name):
-        """A folder of its own for settings that differ from the preset's, where they touch this stage."""
-        sections = {"rm1": "reward_model.", "sft1": "sft."}.get(name, ("reward_model.", "ppo."))
-        return self.folder / " ".join([name, *(o for o in self.bench.arguments.overrides if o.startswith(sections))])
+        return self.folder / " ".join([name, *self.overrides(name)])
+
+    def overrides(self, name):
+        """The settings that differ from the preset's, but for those of stages that this one does not depend on."""
+        others = {"rm1": ("ppo.", "sft."), "sft1": "ppo."}.get(name, "sft.")
+        return [setting for setting in self.bench.arguments.overrides if not setting.startswith(others)]
 
     def rank(self, draws, *, offset, shuffled=False):
         """Rankings in the native format of fresh draws, K a prompt."""
@@ -337,21 +342,25 @@ class Work:
         )
 
     def stage(self, stage, name, inputs, measure):
-        """Runs one stage, unless it is done already: its figures and the seconds it took."""
-        run_dir = self.run_dir(name)
+        """Runs one stage, unless it is done already with the same settings: its figures and the seconds it took."""
+        run_dir, arguments = self.run_dir(name), self.bench.arguments
+        settings = {"run.seed": self.seed, "run.threads": arguments.threads} | (WINNERS if stage == "sft" else {})
+        asked = ["--config", arguments.config, *(f"{key}={value}" for key, value in settings.items())]
+        asked += self.overrides(name)
         done = run_dir / "figures.json"
         if not done.exists():
             shutil.rmtree(run_dir, ignore_errors=True)
-            settings = {f"inputs.{key}": json.dumps(str(path)) for key, path in inputs.items()}
-            settings |= {"run.seed": self.seed, "run.threads": self.bench.arguments.threads}
-            settings |= {"sft.epochs": WINNERS_EPOCHS}
-            command = [sys.executable, "-m", "training.engine", stage, "--config", self.bench.arguments.config]
-            command += ["--run-dir", str(run_dir), *self.bench.arguments.overrides]
+            command = [sys.executable, "-m", "training.engine", stage, "--run-dir", str(run_dir), *asked]
             began = time.perf_counter()
-            subprocess.run([*command, *(f"{key}={value}" for key, value in settings.items())], cwd=ROOT, check=True)
+            subprocess.run([*command, *(f"inputs.{key}={json.dumps(str(path))}" for key, path in inputs.items())],
+                           cwd=ROOT, check=True)  # fmt: skip
             seconds = round(time.perf_counter() - began, 1)
-            done.write_text(json.dumps({f"seconds_{stage}": seconds} | measure()))
-        return json.loads(done.read_text())
+            figures = {f"seconds_{stage}": seconds} | measure()
+            done.write_text(json.dumps({"asked": asked, "starter": self.bench.starter_digest, "figures": figures}))
+        kept = json.loads(done.read_text())
+        if (kept["asked"], kept["starter"]) != (asked, self.bench.starter_digest):
+            raise SystemExit(f"{run_dir} holds another run: {kept['asked']}, not {asked}. Name another --folder.")
+        return kept["figures"]
 
 
 def people(gold, first):
@@ -438,25 +447,30 @@ ROWS = {
 
 def print_table(results):
     """A row for each policy: means over seeds, with every seed's win rate and its 95% interval over prompts."""
-    failed = [result for result in results if "failed" in result]
-    cells = collections.defaultdict(list)
+    cells = collections.defaultdict(dict)  # (gold, rankings, variant) -> {seed: figures}; empty where a stage failed
     for result in results:
         for prefix, added in ROWS.items():
             row = {key.removeprefix(prefix): value for key, value in result.items() if key.startswith(prefix)}
-            if "failed" not in result and (not prefix or "win" in row):
-                cells[result["gold"], result["rankings"], result["variant"] + added].append(row)
+            if not prefix or "win" in row:
+                cell = cells[result["gold"], result["rankings"], result["variant"] + added]
+                if result["seed"] in cell:
+                    raise SystemExit(f"Seed {result['seed']} of {result['gold']} {result['rankings']} is there twice.")
+                cell[result["seed"]] = {} if "failed" in result else row
     print("| gold | rankings | variant | seeds | " + " | ".join(FIGURES) + " | win of each seed |")
     print("|" + "---|" * (len(FIGURES) + 5))
-    for (gold, rankings, variant), rows in sorted(cells.items()):
-        means = [statistics.mean(row[name] for row in rows) if all(name in row for row in rows) else None
+    for (gold, rankings, variant), seeds in sorted(cells.items()):
+        rows = [row for _seed, row in sorted(seeds.items()) if row]
+        means = [statistics.mean(row[name] for row in rows) if rows and all(name in row for row in rows) else None
                  for name in FIGURES]  # fmt: skip
         shown = ["" if mean is None else f"{mean:.3f}" for mean in means]
         wins = ", ".join(
             f"{row['win']:.3f} ({row['win_low']:.3f} to {row['win_high']:.3f})" for row in rows if "win" in row
         )
-        print(f"| {gold} | {rankings} | {variant} | {len(rows)} | " + " | ".join(shown) + f" | {wins} |")
-    for result in failed:
-        print(f"\n{result['gold']}, {result['rankings']} rankings, seed {result['seed']}: {result['failed']}.")
+        count = f"{len(rows)} of {len(seeds)}"
+        print(f"| {gold} | {rankings} | {variant} | {count} | " + " | ".join(shown) + f" | {wins} |")
+    for result in results:
+        if "failed" in result:
+            print(f"\n{result['gold']}, {result['rankings']} rankings, seed {result['seed']}: {result['failed']}.")
 
 
 if __name__ == "__main__":

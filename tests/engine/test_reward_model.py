@@ -175,6 +175,12 @@ def test_it_takes_rankings_in_an_order_of_its_own_for_each_epoch_and_member(tmp_
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+@pytest.mark.parametrize(("epochs", "min_steps", "steps"), [(1, 0, 3), (1, 7, 9), (4, 7, 12)])
+def test_it_reads_few_rankings_again_until_it_took_enough_steps(tmp_path, world, epochs, min_steps, steps):
+    settings = world([ranking(n) for n in range(12)], epochs=epochs, min_steps=min_steps, validation_share=0.0)
+    assert events(run(tmp_path, settings), "metrics")[-1]["step"] == steps
+
+
 def test_it_scores_in_float32_whatever_the_arithmetic_of_the_trunk():
     head = ScalarHead(32, generator=torch.Generator().manual_seed(0))
     hidden = torch.randn(4, 5, 32, generator=torch.Generator().manual_seed(1))

@@ -205,6 +205,9 @@ class RewardModelConfig:
     """K-wise reward model from the SFT policy (InstructGPT, arXiv:2203.02155)."""
 
     epochs: int = setting(1, "Passes over the rankings.", ge=1)
+    min_steps: int = setting(
+        0, "Optimizer steps that few rankings are read again for, past epochs; each member counts alone.", ge=0
+    )
     batch_size: int = setting(
         16, "Rankings in one optimizer step; all comparisons of a ranking stand in one batch element.", ge=1
     )

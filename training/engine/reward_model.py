@@ -66,7 +66,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     comparables, notes = load_comparables(config, tokenizer, members[0].config.max_positions)
     training, validation = data.split_by_group(comparables, settings.validation_share, seed=seed)
     steps_per_epoch = -(-len(training) // settings.batch_size)
-    steps_per_member = settings.epochs * steps_per_epoch
+    steps_per_member = steps_per_epoch * max(settings.epochs, -(-settings.min_steps // steps_per_epoch))
 
     progress = Progress(
         config, run_dir, stage="reward_model", total_steps=settings.members * steps_per_member, should_stop=should_stop
