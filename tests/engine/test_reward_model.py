@@ -53,7 +53,7 @@ def world(tmp_path, make_policy, story_tokenizer):
     shape = {"vocab_size": story_tokenizer.vocab_size, "max_positions": 64}
     checkpoint.save_policy(make_policy(**shape, seed=1), story_tokenizer, tmp_path / "policy")
 
-    def make(rankings=None, inputs=None, run=None, **settings):
+    def make(rankings=None, inputs=None, run=None, ppo=None, **settings):
         rankings = [ranking(number) for number in range(32)] if rankings is None else rankings
         path = tmp_path / "rankings.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rankings))
@@ -63,6 +63,7 @@ def world(tmp_path, make_policy, story_tokenizer):
                 "run": {"device": "cpu", "seed": 2, **(run or {})},
                 "inputs": {"policy": str(tmp_path / "policy"), "rankings": str(path), **(inputs or {})},
                 "reward_model": settings,
+                "ppo": ppo or {},
             }
         )
 
@@ -118,8 +119,8 @@ def test_it_normalises_on_samples_of_the_starting_policy_where_prompts_are_given
     )
     settings = world(inputs={"prompts": str(prompts)}, epochs=1, normalise_new_tokens=8)
     tokenizer = checkpoint.load_tokenizer_of(tmp_path / "policy")
-    found, note = reward_model.reference_rows(settings, tokenizer, [], distributed.Compute(settings.run))
-    assert note == "Scores are normalised on 2 samples of the starting policy for prompts of the pool reward."
+    found, note, _ = reward_model.reference_rows(settings, tokenizer, [], distributed.Compute(settings.run))
+    assert note.startswith("Scores are normalised on 2 samples of the starting policy for prompts of the pool reward")
     run_dir = run(tmp_path, settings)
     scores = scorer.score_rows(checkpoint.load_reward_model(run_dir / "output").requires_grad_(False), found)
     assert scores.mean().item() == pytest.approx(0, abs=1e-4)
@@ -143,13 +144,38 @@ def test_it_normalises_on_whole_samples_with_their_ends(tmp_path, world, monkeyp
             ]
 
         monkeypatch.setattr(sampling, "generate", fake)
-        return reward_model.reference_rows(settings, tokenizer, [], distributed.Compute(settings.run))[0]
+        return reward_model.reference_rows(settings, tokenizer, [], distributed.Compute(settings.run))
 
-    rows = references("stop", "length", "stop", "stop")
+    rows, note, level = references("stop", "length", "stop", "stop")
+    assert "on 3 samples" in note and "; 1 of 4 were cut off after 72 tokens and are left out." in note
+    assert level == "info"
     # Those that ended, and as PPO scores them: with the prompt before and the stop token after.
     assert rows == [[*asked["prompts"][i], 9, 7] for i in (0, 2, 3)]
-    # Where most were cut off, all stand.
-    assert len(references("stop", "length", "length", "length")) == 4
+    # Where most were cut off, all stand, and a warning says so.
+    rows, note, level = references("stop", "length", "length", "length")
+    assert len(rows) == 4 and level == "warning"
+    assert "but 3 of 4 were cut off after 72 tokens" in note and "raise ppo.max_new_tokens" in note
+    assert references("stop", "stop", "stop", "stop")[1].endswith("for prompts of the file.")
+
+
+def test_it_normalises_on_samples_as_long_and_as_warm_as_ppos(tmp_path, world, monkeypatch):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": "a fox"}]}) + "\n")
+    asked = []
+
+    def fake(policy, prompts, **named):
+        asked.append((named["max_new_tokens"], named["temperature"]))
+        return [sampling.Sample([9, 7], [-1.0] * 2, "stop") for _ in prompts]
+
+    monkeypatch.setattr(sampling, "generate", fake)
+    for settings in (
+        world(inputs={"prompts": str(path)}),
+        world(inputs={"prompts": str(path)}, ppo={"max_new_tokens": 31, "temperature": 0.7}),
+        world(inputs={"prompts": str(path)}, ppo={"max_new_tokens": 31}, normalise_new_tokens=5),
+    ):
+        tokenizer = checkpoint.load_tokenizer_of(tmp_path / "policy")
+        reward_model.reference_rows(settings, tokenizer, [], distributed.Compute(settings.run))
+    assert asked == [(72, 1.0), (31, 0.7), (5, 1.0)]
 
 
 def test_it_normalises_on_ranked_completions_where_no_prompt_fits(tmp_path, world):
@@ -191,7 +217,7 @@ def test_it_scores_in_float32_whatever_the_arithmetic_of_the_trunk():
 
 
 def test_it_gives_each_member_a_head_of_its_own(world):
-    heads = [reward_model.fresh_member(world(), number, "cpu").head.weight for number in (0, 1, 0)]
+    heads = [reward_model.fresh_member(world(), number).head.weight for number in (0, 1, 0)]
     assert torch.equal(heads[0], heads[2])
     assert not torch.equal(heads[0], heads[1])
 
@@ -218,7 +244,7 @@ def test_it_reports_the_accuracy_of_what_it_saved(tmp_path, world, compute):
 def test_it_starts_its_head_with_the_deviation_of_the_paper(tmp_path, world, make_policy, story_tokenizer):
     wide = make_policy(vocab_size=story_tokenizer.vocab_size, hidden_size=1024, intermediate_size=8, n_layers=1)
     checkpoint.save_policy(wide, story_tokenizer, tmp_path / "wide")
-    member = reward_model.fresh_member(world(inputs={"policy": str(tmp_path / "wide")}), 0, "cpu")
+    member = reward_model.fresh_member(world(inputs={"policy": str(tmp_path / "wide")}), 0)
     # The deviation of 1,024 draws is known to about 2.2%.
     assert member.head.weight.std().item() * 1025**0.5 == pytest.approx(1, abs=0.09)
 
@@ -228,7 +254,7 @@ def test_it_puts_all_comparisons_of_a_ranking_in_one_element(world, compute):
     settings = world([ranking(0), ranking(1, order=[["c1"], ["c0", "c2"]]), ranking(2, weight=0.5)])
     tokenizer = checkpoint.load_tokenizer_of(settings.inputs.policy)
     batch, _ = reward_model.load_comparables(settings, tokenizer, 64)
-    member = reward_model.fresh_member(settings, 0, "cpu")
+    member = reward_model.fresh_member(settings, 0)
     readings = reward_model.learn(member, batch, compute=compute, lm_coef=0.0)
     found = [p.grad.clone() for p in member.parameters() if p.grad is not None]
     member.zero_grad()
@@ -243,11 +269,93 @@ def test_it_puts_all_comparisons_of_a_ranking_in_one_element(world, compute):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
 
 
+def test_it_keeps_the_graph_of_one_pass_only(world, compute, monkeypatch):
+    """A step of many passes has the gradient of a step of one, and each pass has given its own before the next."""
+    settings = world([ranking(number, weight=1.0 + number % 2) for number in range(6)])
+    batch, _ = reward_model.load_comparables(settings, checkpoint.load_tokenizer_of(settings.inputs.policy), 64)
+    read, gradients, readings = reward_model.read, [], []
+    for most in (10_000, 1):
+        member = reward_model.fresh_member(settings, 0)
+        given = []
+
+        def record(member, part, given=given, **named):
+            given.append(member.head.weight.grad is not None)
+            return read(member, part, **named)
+
+        monkeypatch.setattr(data, "CPU_PASS_TOKENS", most)
+        monkeypatch.setattr(reward_model, "read", record)
+        readings.append(reward_model.learn(member, batch, compute=compute, lm_coef=0.5))
+        gradients.append([p.grad for p in member.parameters() if p.grad is not None])
+    assert given == [False, True, True, True, True, True]
+    assert readings[1] == pytest.approx(readings[0], rel=1e-5)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_it_has_one_member_on_the_device_at_a_time():
+    class Placed(torch.nn.Linear):
+        """Knows where it was sent, on a machine that has no second device."""
+
+        where = "cpu"
+
+        def to(self, device):
+            self.where = device
+            return self
+
+        def cpu(self):
+            return self.to("cpu")
+
+    members = [Placed(2, 1) for _ in range(3)]
+    turn = reward_model.Turn(members, config.OptimConfig(), "cuda")
+    turn.take(0)
+    first = turn.optimizer
+    turn.take(0)
+    assert turn.optimizer is first
+    turn.take(1)
+    assert [member.where for member in members] == ["cpu", "cuda", "cpu"]
+    assert turn.member is members[1] and turn.optimizer.parameters()[0] is members[1].weight
+    reward_model.bring(members, 2, "cuda")
+    assert [member.where for member in members] == ["cpu", "cpu", "cuda"]
+    turn.end()
+    assert turn.optimizer is None and {member.where for member in members} == {"cpu"}
+
+
+def test_it_has_let_the_optimizer_go_before_it_samples(tmp_path, world, monkeypatch):
+    turns, reference_rows = [], reward_model.reference_rows
+
+    class Watched(reward_model.Turn):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            turns.append(self)
+
+    def sample(*arguments):
+        assert turns[0].optimizer is None
+        return reference_rows(*arguments)
+
+    monkeypatch.setattr(reward_model, "Turn", Watched)
+    monkeypatch.setattr(reward_model, "reference_rows", sample)
+    run(tmp_path, world(epochs=1))
+
+
+def test_the_mean_of_an_ensemble_has_mean_zero_and_deviation_one(tmp_path, world):
+    settings = world(members=3, epochs=1)
+    run_dir = run(tmp_path, settings)
+    members = [member.requires_grad_(False) for member in checkpoint.load_reward_models(run_dir / "output")]
+    comparables, _ = reward_model.load_comparables(settings, checkpoint.load_tokenizer_of(run_dir / "output"), 64)
+    training, _ = data.split_by_group(comparables, 0.2, seed=2)
+    scores = torch.stack([scorer.score_rows(m, [row for item in training for row in item.rows]) for m in members])
+    assert scores.mean(0).mean().item() == pytest.approx(0, abs=1e-4)
+    assert scores.mean(0).std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    deviations = scores.std(1, correction=0)
+    assert deviations.max() > 1.005, "members that differ cancel each other out in part"
+    torch.testing.assert_close(deviations, deviations.mean().expand(3), atol=1e-4, rtol=1e-4)
+
+
 def test_it_adds_the_language_model_loss_of_the_best_completions(world, compute):
     settings = world([ranking(0), ranking(1, order=[["c0", "c1"], ["c2"]])])
     tokenizer = checkpoint.load_tokenizer_of(settings.inputs.policy)
     batch, _ = reward_model.load_comparables(settings, tokenizer, 64)
-    member = reward_model.fresh_member(settings, 0, "cpu")
+    member = reward_model.fresh_member(settings, 0)
     readings = reward_model.learn(member, batch, compute=compute, lm_coef=0.5)
     nats, tokens = 0.0, 0
     for item in batch:

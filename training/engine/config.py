@@ -221,7 +221,9 @@ class RewardModelConfig:
     normalise_prompts: int = setting(
         256, "Prompts whose samples by the reference set the score's mean 0 and deviation 1.", ge=2
     )
-    normalise_new_tokens: int = setting(72, "Longest of those samples, tokens.", ge=1)
+    normalise_new_tokens: int = setting(
+        0, "Longest of those samples, tokens; 0 is ppo.max_new_tokens. They are drawn at ppo.temperature.", ge=0
+    )
     optim: OptimConfig = section(OptimConfig)
 
 

@@ -2,7 +2,8 @@
 
 It starts from the SFT policy's weights with a fresh scalar head, and is trained anew on all rankings. All comparisons
 of a ranking stand in one batch element: K forward passes serve K(K-1)/2 comparisons, and a prompt weighs the same for
-any K. At the end scores get mean 0 and deviation 1 over samples of the policy that it started from.
+any K. At the end scores (of an ensemble, their mean) get mean 0 and deviation 1 over samples of the policy that it
+started from.
 
 Departures from InstructGPT: several epochs are a setting (a small model on few rankings needs them), a ranking may
 carry a weight, and a language-model loss on each ranking's best completions may stand beside the ranking loss.
@@ -61,8 +62,8 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     require_inputs(config, "reward_model", "policy", "rankings")
     compute = Compute(config.run)
     tokenizer = checkpoint.load_tokenizer_of(config.inputs.policy)
-    members = [fresh_member(config, number, compute.device) for number in range(settings.members)]
-    optimizers = [build_optimizer(member, settings.optim) for member in members]
+    members = [fresh_member(config, number) for number in range(settings.members)]
+    turn = Turn(members, settings.optim, compute.device)
     comparables, notes = load_comparables(config, tokenizer, members[0].config.max_positions)
     training, validation = data.split_by_group(comparables, settings.validation_share, seed=seed)
     steps_per_epoch = -(-len(training) // settings.batch_size)
@@ -71,8 +72,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     progress = Progress(
         config, run_dir, stage="reward_model", total_steps=settings.members * steps_per_member, should_stop=should_stop
     )
-    for number, (member, optimizer) in enumerate(zip(members, optimizers, strict=True)):
-        progress.track(**{f"member_{number}": lora.tracked(member), f"optimizer_{number}": optimizer})
+    progress.track(**{f"member_{number}": lora.tracked(member) for number, member in enumerate(members)}, turn=turn)
     progress.start(resume, device=compute.device)
     for note in [*notes, f"{len(training)} rankings train and {len(validation)}, of other prompts, validate."]:
         progress.log(note)
@@ -84,10 +84,11 @@ def train(config, run_dir, *, resume=None, should_stop=None):
         order = data.shuffled(len(training), seed=derive_seed(seed, "order", number), epoch=epoch)
         batch = [training[index] for index in order[place * settings.batch_size :][: settings.batch_size]]
 
-        readings = learn(members[number], batch, compute=compute, lm_coef=settings.lm_coef)
+        turn.take(number)
+        readings = learn(turn.member, batch, compute=compute, lm_coef=settings.lm_coef)
         require_finite(readings, step + 1, batch=place)
         rate = learning_rate(settings.optim, member_step, steps_per_member)
-        norm = take_step(optimizers[number], settings.optim, rate=rate, what=f"step {step + 1}")
+        norm = take_step(turn.optimizer, settings.optim, rate=rate, what=f"step {step + 1}")
         readings |= {
             "learning_rate": rate,
             "grad_norm": norm,
@@ -96,25 +97,63 @@ def train(config, run_dir, *, resume=None, should_stop=None):
         }
         is_epoch_end = place == steps_per_epoch - 1
         if validation and is_epoch_end:
-            readings |= validate(members[number : number + 1], validation, compute=compute)
+            readings |= validate([turn.member], validation, compute=compute)
         progress.metrics(step + 1, always=is_epoch_end, **readings)
         progress.end_step(step + 1)
 
-    reference, note = reference_rows(config, tokenizer, training, compute)
-    progress.log(note)
+    turn.end()  # the samples are drawn by one more network
+    reference, note, level = reference_rows(config, tokenizer, training, compute)
+    progress.log(note, level=level)
     summary, errors = {"rankings": len(training), "validation_rankings": len(validation)}, []
     if validation:
         # How sure it is has a meaning in the scale of the ranking loss only, which normalising takes away.
         sureness = validate(members, validation, compute=compute)["validation_ece"]
         errors = surest_errors(members, validation, tokenizer, compute=compute)
-    for member in members:
-        normalise(member, reference, compute=compute)
+    normalise(members, reference, compute=compute)
     if validation:
         summary |= validate(members, validation, compute=compute) | {"validation_ece": sureness}
     progress.write_report({**summary, "confident_errors": errors})
     kept = members if len(members) > 1 else members[0]
     digest = progress.write_output(lora.save_reward_model, kept, tokenizer)
     progress.finish(digest=digest, summary=summary)
+
+
+class Turn:
+    """Whose turn it is to be trained: that member, and the one optimizer, which is its own."""
+
+    def __init__(self, members, optim, device):
+        self.members, self.optim, self.device = members, optim, device
+        self.number = self.optimizer = None
+
+    @property
+    def member(self):
+        return self.members[self.number]
+
+    def take(self, number):
+        """Makes it this member's turn, with a fresh optimizer where another one's ends."""
+        if number != self.number:
+            self.end()
+            self.number, self.optimizer = number, build_optimizer(bring(self.members, number, self.device), self.optim)
+
+    def end(self):
+        """Lets optimizer and device go."""
+        self.number = self.optimizer = None
+        for member in self.members:
+            member.cpu()
+
+    def state_dict(self):
+        return {"number": self.number, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state):
+        self.take(state["number"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def bring(members, number, device):
+    """This member on the device, all others off it: an ensemble takes the memory of one."""
+    for other in (member for place, member in enumerate(members) if place != number):
+        other.cpu()
+    return members[number].to(device)
 
 
 def learn(member, batch, *, compute, lm_coef):
@@ -124,28 +163,23 @@ def learn(member, batch, *, compute, lm_coef):
     """
     weight, pairs = sum(item.weight for item in batch), len(compare(batch, "cpu").weight)
     best_tokens = sum(len(completion) for item in batch for completion in item.best)
-    batch = compute.share(batch)
     readings = dict.fromkeys(("loss", "accuracy", "lm_loss") if lm_coef else ("loss", "accuracy"), 0.0)
-    if not batch:
-        return compute.total(readings)
+    shared = compute.share(batch)
     most = BATCH_TOKENS_GPU if compute.device.type == "cuda" else data.CPU_PASS_TOKENS
-    passes = data.batches_by_length([item.tokens for item in batch], most_tokens=most)
-    comparisons = compare([batch[index] for rows in passes for index in rows], member.device)
-    scores, nats = [], []
-    for rows in passes:
+    for rows in data.batches_by_length([item.tokens for item in shared], most_tokens=most):
+        part = [shared[index] for index in rows]
+        comparisons = compare(part, member.device)
         with compute.autocast():
-            found, lm_nats = read(member, [batch[index] for index in rows], wants_nats=bool(lm_coef))
-        scores.append(found)
-        nats.append(lm_nats)
-    flat = torch.cat(scores)
-    loss = losses.ranking_loss(flat, comparisons, weight)
-    right = calibration.accuracy(calibration.margins(flat, comparisons))
-    readings |= {"loss": loss.item(), "accuracy": right * len(comparisons.weight) / pairs}
-    if lm_coef:
-        lm_loss = sum(nats) / best_tokens
-        readings["lm_loss"] = lm_loss.item()
-        loss = loss + lm_coef * lm_loss
-    loss.backward()
+            scores, nats = read(member, part, wants_nats=bool(lm_coef))
+        loss = losses.ranking_loss(scores, comparisons, weight)
+        right = calibration.accuracy(calibration.margins(scores, comparisons))
+        readings["loss"] += loss.item()
+        readings["accuracy"] += right * len(comparisons.weight) / pairs
+        if lm_coef:
+            readings["lm_loss"] += nats.item() / best_tokens
+            loss = loss + lm_coef * nats / best_tokens
+        # Pass by pass, or what all of them keep for the gradient would stand in memory at once.
+        loss.backward()
     return compute.total(readings)
 
 
@@ -201,7 +235,11 @@ def score_all(members, items, compute):
     with compute.autocast(), torch.no_grad():
         shared = compute.share(items)
         prompts, completions = [item.prompt for item in shared], [item.completions for item in shared]
-        scores = torch.stack([scorer.score_rows(member, prompts, completions) for member in members]).mean(0)
+        scores = [
+            scorer.score_rows(bring(members, number, compute.device), prompts, completions)
+            for number in range(len(members))
+        ]
+        scores = torch.stack(scores).mean(0)
     scores = [part.tolist() for part in scores.split([len(item.completions) for item in shared])]
     return torch.tensor([score for part in compute.gather(scores, len(items)) for score in part])
 
@@ -224,12 +262,11 @@ def compare(batch, device):
     return losses.collate_comparisons(orders, [item.weight for item in batch], device=device)
 
 
-def fresh_member(config, number, device):
+def fresh_member(config, number):
     """A reward model with the policy's weights and a head of its own."""
-    trunk = checkpoint.load_policy(config.inputs.policy, device=device)
+    trunk = checkpoint.load_policy(config.inputs.policy)
     generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "head", number))
-    head = ScalarHead(trunk.config.hidden_size, generator=generator).to(device)
-    member = RewardModel(trunk, head).to(device)
+    member = RewardModel(trunk, ScalarHead(trunk.config.hidden_size, generator=generator))
     seed = derive_seed(config.run.seed, "member", number)
     return lora.attach(member, config.lora, base=config.inputs.policy, seed=seed)
 
@@ -265,45 +302,69 @@ def load_comparables(config, tokenizer, max_positions):
 
 
 def reference_rows(config, tokenizer, training, compute):
-    """(token ids of samples to normalise on, a sentence on which they are).
+    """(token ids of samples to normalise on, a sentence on which they are, its level).
 
-    Samples of the starting policy for inputs.prompts, those of the pool reward or else sft or else all; without prompts
-    the ranked completions stand in. Samples that were cut off are left out, for PPO does not ask for their score
-    either; but where most were, all stand, for a few would tell little.
+    Samples of the starting policy as PPO draws them, for inputs.prompts, those of the pool reward or else sft or else
+    all; without prompts the ranked completions stand in. Samples that were cut off are left out, for PPO does not ask
+    for their score either; but where most were, all stand, for a few would tell little.
     """
     settings = config.reward_model
     ranked = [row for item in training for row in item.rows]
+    on_ranked = f"scores are normalised on the {len(ranked)} ranked completions."
     if not config.inputs.prompts:
-        return ranked, f"No prompts were given, so scores are normalised on the {len(ranked)} ranked completions."
+        return ranked, f"No prompts were given, so {on_ranked}", "info"
     prompts = data.load_prompts(config.inputs.prompts)
     pool = next((pool for pool in ("reward", "sft") if any(prompt.pool == pool for prompt in prompts)), "")
     prompts = [prompt for prompt in prompts if not pool or prompt.pool == pool]
     order = data.shuffled(len(prompts), seed=derive_seed(config.run.seed, "normalise"), epoch=0)
-    policy = checkpoint.load_policy(config.inputs.policy, device=compute.device)
+    policy = compute.freeze(checkpoint.load_policy(config.inputs.policy, device=compute.device))
     encoded = [tokenizer.encode_prompt(prompts[index].messages) for index in order[: settings.normalise_prompts]]
     # One that leaves no room to answer must not fail a run whose training is done.
     encoded = [ids for ids in encoded if len(ids) < policy.config.max_positions]
     if not encoded:
-        return ranked, f"No prompt fits the policy, so scores are normalised on the {len(ranked)} ranked completions."
+        return ranked, f"No prompt fits the policy, so {on_ranked}", "warning"
+    most = settings.normalise_new_tokens or config.ppo.max_new_tokens
     with compute.autocast():
         samples = sampling.generate(
             policy,
             encoded,
-            max_new_tokens=settings.normalise_new_tokens,
+            max_new_tokens=most,
+            temperature=config.ppo.temperature,
             stop_token_ids=tokenizer.stop_ids,
             seed=derive_seed(config.run.seed, "reference"),
         )
     rows = [[*prompt, *sample.ids] for prompt, sample in zip(encoded, samples, strict=True)]
     ended = [row for row, sample in zip(rows, samples, strict=True) if sample.finish_reason == "stop"]
-    rows = ended if 2 * len(ended) >= max(len(rows), 4) else rows
-    which = f"of the pool {pool}" if pool else "of the file"
-    return rows, f"Scores are normalised on {len(rows)} samples of the starting policy for prompts {which}."
+    which = f"samples of the starting policy for prompts {f'of the pool {pool}' if pool else 'of the file'}"
+    cut = f"{len(rows) - len(ended)} of {len(rows)} were cut off after {most} tokens"
+    if len(ended) == len(rows):
+        return rows, f"Scores are normalised on {len(rows)} {which}.", "info"
+    if 2 * len(ended) >= max(len(rows), 4):
+        return ended, f"Scores are normalised on {len(ended)} {which}; {cut} and are left out.", "info"
+    key = "reward_model.normalise_new_tokens" if settings.normalise_new_tokens else "ppo.max_new_tokens"
+    why = f"and the scores of whole ones may have another mean and deviation; raise {key}"
+    return rows, f"Scores are normalised on {len(rows)} {which}, but {cut}, {why}.", "warning"
 
 
-def normalise(member, rows, *, compute):
-    """Scales and shifts a member's scores to mean 0 and deviation 1 over these token ids."""
-    with compute.autocast(), torch.no_grad():
-        scores = compute.merge(scorer.score_rows(member, compute.share(rows)), len(rows)).double()
+def normalise(members, rows, *, compute):
+    """Scales and shifts the members' scores so that each member weighs the same in their mean, which has mean 0 and
+    deviation 1 over these token ids."""
+    shared, scores = compute.share(rows), []
+    for number in range(len(members)):
+        member = bring(members, number, compute.device)
+        with compute.autocast(), torch.no_grad():
+            found = compute.merge(scorer.score_rows(member, shared), len(rows)).double()
+        gain = 1 / deviation_of(found)
+        member.fold(gain, -gain * found.mean().item())
+        scores.append(gain * (found - found.mean()))
+    if len(members) > 1:
+        # Members that differ cancel each other out in part: their mean deviates less than each of them.
+        gain = 1 / deviation_of(torch.stack(scores).mean(0))
+        for member in members:
+            member.fold(gain, 0.0)
+
+
+def deviation_of(scores):
+    """Their deviation; 1 where they are all alike and there is nothing to scale by."""
     deviation = scores.std(correction=0).item()
-    gain = 1 / deviation if deviation > 1e-6 else 1.0  # all alike: there is nothing to scale by
-    member.fold(gain, -gain * scores.mean().item())
+    return deviation if deviation > 1e-6 else 1.0
