@@ -197,20 +197,21 @@ def measure_looks(arguments):
 
 def measure_reward(arguments):
     # Here and not above: flags do without torch.
-    import evidence
+    import evidence_cell
     import torch
 
     torch.set_num_threads(arguments.threads)
-    evidence.EVAL_PROMPTS, evidence.BEST_OF = EVAL_PROMPTS, (K,)
-    bench = evidence.Bench(arguments)
+    evidence_cell.EVAL_PROMPTS, evidence_cell.BEST_OF = EVAL_PROMPTS, (K,)
+    settings = {"config": arguments.config, "threads": arguments.threads, "overrides": arguments.overrides}
+    bench = evidence_cell.Bench(arguments.starter, **settings)
     print("| kind | seed | rankings | clean | undefended | weights | weight of hostile | flagged | false alarms |")
     print("|" + "---|" * 9)
     for kind in arguments.kinds:
         for seed in range(1, arguments.seeds + 1):
-            print(reward_row(arguments, evidence, bench, kind, seed), flush=True)
+            print(reward_row(arguments, evidence_cell, bench, kind, seed), flush=True)
 
 
-def reward_row(arguments, evidence, bench, kind, seed):
+def reward_row(arguments, evidence_cell, bench, kind, seed):
     people = crowd_of(arguments, kind, seed)
     overlap, rankings = arguments.overlap[0], arguments.rankings[0]
     specs = world.prompts("reward")
@@ -225,11 +226,11 @@ def reward_row(arguments, evidence, bench, kind, seed):
     enemies = {number for number, person in enumerate(people) if isinstance(person, hostile.HostileAnnotator)}
     by_person = {"clean": dict.fromkeys(enemies, 0.0), "undefended": {}, "weights": reliable}
     with tempfile.TemporaryDirectory(prefix="plumbline-quality-") as folder:
-        work = evidence.Work(Path(folder), bench, people[0].gold, seed)
+        work = evidence_cell.Work(Path(folder), bench, people[0].gold, seed)
         found = {}
         for name, weights in by_person.items():
             lines = [
-                evidence.ranking_row(f"{task}-{judgment.annotator}", specs[task], draws[task][1], order)
+                evidence_cell.ranking_row(f"{task}-{judgment.annotator}", specs[task], draws[task][1], order)
                 | {"weight": weights.get(judgment.annotator, 1.0)}
                 for judgment, order, task in rows
                 if order is not None
