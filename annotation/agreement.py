@@ -176,14 +176,22 @@ def task_agreement(rows):
 
 
 def shares_with_others(judgments):
-    """{annotator: [(alike, compared) a task]}: each one's pairs beside everybody else's on the same task."""
+    """{annotator: [(alike, compared) a task]}: each one's pairs beside everybody else's on the same task.
+
+    In the order in which the annotator judged the tasks, whenever the others came to them.
+    """
     found = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+    judged_at = {}
     for one, other in couples(judgments):
         alike, opposite, *_ties = compare(one.places, other.places)
         for judgment in (one, other):
             found[judgment.annotator][judgment.task][0] += alike
             found[judgment.annotator][judgment.task][1] += alike + opposite
-    return {annotator: list(tasks.values()) for annotator, tasks in found.items()}
+            judged_at[judgment.annotator, judgment.task] = judgment.at
+    return {
+        annotator: [tasks[task] for task in sorted(tasks, key=lambda task: judged_at[annotator, task])]
+        for annotator, tasks in found.items()
+    }
 
 
 def position_taus(judgments):

@@ -4,6 +4,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.http import Http404, StreamingHttpResponse
+from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -17,7 +18,7 @@ from annotation import serializers as bodies
 from annotation.formats import EXPORTS
 from annotation.formats.selection import JudgmentFilter
 from annotation.models import Assignment, Completion, Prompt, Purpose, Role
-from annotation.permissions import lacks_consent, project_for, projects_of
+from annotation.permissions import has_role, lacks_consent, project_for, projects_of
 from plumbline.api import Conflict, refuse_unknown_parameters
 
 MAX_PAGE = 1000
@@ -388,6 +389,22 @@ def demonstration_list(request, slug):
         project, prompt=prompt, author=request.user, message=body["message"], ranking=ranking
     )
     return Response(bodies.demonstration_object(demonstration), status=201)
+
+
+@extend_schema(request=None, responses=ANY_OBJECT)
+@api_view(["POST"])
+def demonstration_withdraw(request, slug, demonstration_id):
+    """Takes an answer that somebody wrote out of training; it stays in the list. For reviewers and its author."""
+    project, member = project_for(request.user, slug)
+    refuse_unknown_parameters(request, [])
+    read_body(request, bodies.EmptyInput)
+    rows = project.demonstrations.select_related("prompt", "project")
+    if not has_role(member, Role.REVIEWER):
+        rows = rows.filter(author=request.user)
+    demonstration = get_object_or_404(rows, pk=demonstration_id)
+    demonstrations.withdraw_demonstration(demonstration, actor=request.user)
+    demonstration.refresh_from_db(fields=["withdrawn_at"])
+    return Response(bodies.demonstration_object(demonstration))
 
 
 def find_own_ranking(user, project, ranking_id):

@@ -11,6 +11,11 @@ urlpatterns = [
     path("projects/<slug:slug>/completions/", api.completion_list, name="api_completions"),
     path("projects/<slug:slug>/tasks/", api.task_list, name="api_tasks"),
     path("projects/<slug:slug>/demonstrations/", api.demonstration_list, name="api_demonstrations"),
+    path(
+        "projects/<slug:slug>/demonstrations/<uuid:demonstration_id>/withdraw/",
+        api.demonstration_withdraw,
+        name="api_demonstration_withdraw",
+    ),
     path("projects/<slug:slug>/members/", api.member_list, name="api_members"),
     path("projects/<slug:slug>/members/<str:username>/", api.member_detail, name="api_member"),
     path("projects/<slug:slug>/snapshots/", api.snapshot_list, name="api_snapshots"),

@@ -49,11 +49,11 @@ def figures(project, user):
     """
     day = start_of_day()
     since = {"today": day, "week": day - timedelta(days=6), "all": None}
-    rows = list(
-        Ranking.objects.filter(annotator=user, task__project=project, is_current=True)
-        .order_by()
-        .values_list("created_at", "seconds")
-    )
+    own = Ranking.objects.filter(annotator=user, task__project=project).order_by()
+    # A changed ranking was made when its first version was.
+    first_at = dict(own.filter(version=1, is_current=False).values_list("assignment_id", "created_at"))
+    current = own.filter(is_current=True).values_list("assignment_id", "created_at", "seconds")
+    rows = [(first_at.get(assignment_id, at), seconds) for assignment_id, at, seconds in current]
     return {
         "periods": [period(name, rows, start) for name, start in since.items()],
         "left": len(assignment.open_slots(project, user).values_list("pk", flat=True)[:MOST_LEFT]),

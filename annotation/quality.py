@@ -91,15 +91,16 @@ def today(project, *, annotator):
 
 def annotator_progress(project):
     """A dict a member, by name: {"membership", "total", "today", "surplus", "skipped", "median_seconds", "last_at"}."""
-    in_project = Ranking.objects.filter(task__project=project, is_current=True)
+    in_project = Ranking.objects.filter(task__project=project)
     totals = {
         row["annotator"]: row
         for row in in_project.order_by()
         .values("annotator")
         .annotate(
-            total=Count("pk", filter=Q(is_counted=True)),
-            surplus=Count("pk", filter=Q(is_counted=False)),
-            today=Count("pk", filter=Q(created_at__gte=start_of_day())),
+            total=Count("pk", filter=Q(is_current=True, is_counted=True)),
+            surplus=Count("pk", filter=Q(is_current=True, is_counted=False)),
+            # As in `today`: a change of an earlier ranking is no new one.
+            today=Count("pk", filter=Q(version=1, created_at__gte=start_of_day())),
             last_at=Max("created_at"),
         )
     }
@@ -110,7 +111,8 @@ def annotator_progress(project):
         .annotate(count=Count("pk"))
     )
     seconds = defaultdict(list)
-    for annotator_id, value in in_project.exclude(seconds=None).order_by().values_list("annotator", "seconds"):
+    timed = in_project.filter(is_current=True).exclude(seconds=None)
+    for annotator_id, value in timed.order_by().values_list("annotator", "seconds"):
         seconds[annotator_id].append(value)
     return [
         {

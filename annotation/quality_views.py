@@ -86,11 +86,20 @@ def member_quarantine(request, slug):
 def describe_withdrawal(withdrawal):
     if withdrawal is None:
         return _("There was nothing to withdraw.")
-    return ngettext(
-        "%(n)d ranking is withdrawn; its task goes to others.",
-        "%(n)d rankings are withdrawn; their tasks go to others.",
-        withdrawal.count,
-    ) % {"n": withdrawal.count}
+    sentences = [
+        ngettext(
+            "%(n)d ranking is withdrawn; its task goes to others.",
+            "%(n)d rankings are withdrawn; their tasks go to others.",
+            withdrawal.count,
+        )
+        % {"n": withdrawal.count}
+    ]
+    if written := withdrawal.demonstrations.count():
+        sentences.append(
+            ngettext("%(n)d written answer is withdrawn.", "%(n)d written answers are withdrawn.", written)
+            % {"n": written}
+        )
+    return " ".join(sentences)
 
 
 @login_required

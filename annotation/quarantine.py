@@ -5,7 +5,7 @@ from django.utils import timezone
 
 from annotation import withdrawals
 from annotation.audit import record_event
-from annotation.models import Membership, Ranking, Suspicion, SuspicionState
+from annotation.models import Demonstration, Membership, Ranking, Suspicion, SuspicionState
 
 
 @transaction.atomic
@@ -77,10 +77,18 @@ def record(suspicion, actor, action, detail):
 @transaction.atomic
 def lift(membership, *, actor):
     """Whether a confirmed member was in quarantine until now; what was held back or withdrawn meanwhile stays so."""
+    membership.refresh_from_db()
     if Suspicion.objects.filter(membership=membership, state=SuspicionState.OPEN).exists():
         return False
     lifted = Membership.objects.filter(pk=membership.pk, quarantined_at__isnull=False).update(quarantined_at=None)
     if lifted:
+        # Rankings carry that they were held back; of demonstrations only the quarantine itself said so.
+        Demonstration.objects.filter(
+            project=membership.project_id,
+            author=membership.user_id,
+            withdrawn_at=None,
+            created_at__gte=membership.quarantined_at,
+        ).update(withdrawn_at=timezone.now())
         record_event(
             membership.project, actor=actor, action="member.lifted", subject=membership.user.get_username(), detail={}
         )

@@ -4,17 +4,15 @@ import math
 import uuid
 
 from django.db import IntegrityError, transaction
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from annotation import hidden, messages
 from annotation.assignment import Conflict, NotYours, end_lease, lock_own
-from annotation.audit import record_event
 from annotation.models import AssignmentState, Membership, Ranking, Slot, SlotState, Source, TaskCompletion
 from annotation.projects import guideline_version as newest_guideline
 from annotation.ranking_form import form_of
 
-__all__ = ["Conflict", "NotYours", "RankingError", "submit_ranking", "withdraw_ranking"]
+__all__ = ["Conflict", "NotYours", "RankingError", "submit_ranking"]
 
 MAX_WRITTEN = 20_000  # characters of a rationale or a note
 MAX_SECONDS = 7 * 24 * 3600
@@ -49,7 +47,8 @@ def submit_ranking(
     """(Ranking, created). The same client_id with the same body gives the first answer again, one row.
 
     order: tie groups of completion ids, best first; what is left out is unranked. A second submit with a new client_id
-    is an edit, a new version. Once somebody else has the slot the ranking is kept as surplus and not counted.
+    is an edit, a new version, whose seconds are added to those spent before. Once somebody else has the slot the
+    ranking is kept as surplus and not counted.
     guideline_version: the one that was followed, if not the newest. note: written before the answers were shown.
     source: only for judgments that come from elsewhere; a simulated member's are always marked as such.
     Raises RankingError, Conflict, NotYours.
@@ -244,6 +243,7 @@ def add_version(assignment, annotator, client_id, body_sha256, judgment, source)
     else:
         is_counted = before.is_counted
         Ranking.objects.filter(pk=before.pk).update(is_current=False)
+        judgment = {**judgment, "seconds": added_seconds(before.seconds, judgment["seconds"])}
     is_simulated, is_quarantined = standing_of(task.project, annotator)
     return Ranking.objects.create(
         task=task,
@@ -265,6 +265,11 @@ def add_version(assignment, annotator, client_id, body_sha256, judgment, source)
     )
 
 
+def added_seconds(before, more):
+    """The time on the task, edits included; None where nobody ever said."""
+    return None if before is None and more is None else (before or 0.0) + (more or 0.0)
+
+
 def standing_of(project, annotator):
     """(whether this person's judgments are simulated, whether new ones are held back until a reviewer decides)."""
     found = (
@@ -283,14 +288,3 @@ def hand_in(assignment):
         return True
     end_lease(assignment, AssignmentState.SURPLUS)
     return False
-
-
-@transaction.atomic
-def withdraw_ranking(ranking, *, actor):
-    """Whether it was in use until now. All versions stay in the database and leave the next snapshot."""
-    withdrawn = Ranking.objects.filter(
-        assignment=ranking.assignment_id, task=ranking.task_id, annotator=ranking.annotator_id, withdrawn_at=None
-    ).update(withdrawn_at=timezone.now())
-    if withdrawn:
-        record_event(ranking.task.project, actor=actor, action="ranking.withdrawn", subject=ranking.pk)
-    return withdrawn > 0

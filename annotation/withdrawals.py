@@ -1,4 +1,4 @@
-"""Judgments of a person and a period taken out of use in bulk, and brought back: every write to the table.
+"""What a person ranked and wrote in a period taken out of use, and brought back: every write to the table.
 
 Nothing is deleted. The slots of withdrawn judgments are open again, so that others are asked in their place; what is
 brought back after somebody took its place is kept as surplus.
@@ -9,7 +9,16 @@ from django.utils import timezone
 
 from annotation import hidden
 from annotation.audit import record_event
-from annotation.models import Assignment, AssignmentState, Ranking, Slot, SlotState, Task, Withdrawal
+from annotation.models import (
+    Assignment,
+    AssignmentState,
+    Demonstration,
+    Ranking,
+    Slot,
+    SlotState,
+    Task,
+    Withdrawal,
+)
 
 CHUNK = 500
 
@@ -17,19 +26,23 @@ CHUNK = 500
 def matching(project, *, annotator, since=None, until=None):
     """The rankings that such a withdrawal would take: current ones that are not withdrawn, held ones included."""
     found = Ranking.objects.filter(task__project=project, annotator=annotator, is_current=True, withdrawn_at=None)
+    return within(found, since, until)
+
+
+def within(rows, since, until):
     if since:
-        found = found.filter(created_at__gte=since)
-    if until:
-        found = found.filter(created_at__lt=until)
-    return found
+        rows = rows.filter(created_at__gte=since)
+    return rows.filter(created_at__lt=until) if until else rows
 
 
 @transaction.atomic
 def withdraw(project, *, annotator, actor, since=None, until=None, reason=""):
-    """The Withdrawal of this person's judgments of the period (until not included), or None where there are none."""
+    """The Withdrawal of what this person ranked and wrote in the period (until not included), or None for nothing."""
     rankings = matching(project, annotator=annotator, since=since, until=until)
     ids = list(rankings.values_list("pk", flat=True))
-    if not ids:
+    written = Demonstration.objects.filter(project=project, author=annotator, withdrawn_at=None)
+    written = list(within(written, since, until).values_list("pk", flat=True))
+    if not ids and not written:
         return None
     withdrawal = Withdrawal.objects.create(
         project=project, annotator=annotator, since=since, until=until, reason=reason, count=len(ids), created_by=actor
@@ -40,6 +53,8 @@ def withdraw(project, *, annotator, actor, since=None, until=None, reason=""):
         assignments = list(rows.filter(is_counted=True).values_list("assignment_id", flat=True))
         rows.update(withdrawn_at=now, withdrawal=withdrawal)
         reopen(assignments)
+    for chunk in chunks(written):
+        Demonstration.objects.filter(pk__in=chunk).update(withdrawn_at=now, withdrawal=withdrawal)
     record_event(
         project,
         actor=actor,
@@ -48,6 +63,7 @@ def withdraw(project, *, annotator, actor, since=None, until=None, reason=""):
         detail={
             "withdrawal": str(withdrawal.pk),
             "count": len(ids),
+            "demonstrations": len(written),
             "since": since and since.isoformat(),
             "until": until and until.isoformat(),
             "reason": reason,
@@ -69,7 +85,10 @@ def reopen(assignment_ids):
 
 @transaction.atomic
 def reverse(withdrawal, *, actor):
-    """How many judgments are in use again, or None where it was reversed before; where a place is taken, surplus."""
+    """How many judgments are in use again, or None where it was reversed before; where a place is taken, surplus.
+
+    Demonstrations come back whole: nobody takes their place.
+    """
     now = timezone.now()
     hit = Withdrawal.objects.filter(pk=withdrawal.pk, reversed_at=None).update(reversed_at=now, reversed_by=actor)
     if not hit:
@@ -80,12 +99,18 @@ def reverse(withdrawal, *, actor):
         is_counted = ranking.is_counted and take_place(ranking.assignment)
         Ranking.objects.filter(pk=ranking.pk).update(withdrawn_at=None, withdrawal=None, is_counted=is_counted)
         used += is_counted
+    written = Demonstration.objects.filter(withdrawal=withdrawal).update(withdrawn_at=None, withdrawal=None)
     record_event(
         withdrawal.project,
         actor=actor,
         action="judgments.brought_back",
         subject=withdrawal.annotator.get_username(),
-        detail={"withdrawal": str(withdrawal.pk), "in_use": used, "surplus": len(rows) - used},
+        detail={
+            "withdrawal": str(withdrawal.pk),
+            "in_use": used,
+            "surplus": len(rows) - used,
+            "demonstrations": written,
+        },
     )
     return used
 

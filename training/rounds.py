@@ -206,7 +206,7 @@ def start_if_due(plan):
         return None
     fresh = training_rankings(plan.project)
     if last:
-        fresh = fresh.filter(created_at__gt=last.created_at)
+        fresh = fresh.first_made_after(last.created_at)
     if fresh.count() < plan.retrain_after_rankings:
         return None
     try:

@@ -172,7 +172,8 @@ def retry(run, *, config=None, actor=None):
     """Queues a run again that failed or was stopped. It goes on from its last resume point, but for a sick run.
 
     What a guard stopped starts from the beginning: its resume points may be sick already. So does a run whose settings
-    changed: they began otherwise. config: complete settings, without `inputs`, which stay; None: those it had.
+    changed: they began otherwise. Then its figures begin anew as well.
+    config: complete settings, without `inputs`, which stay; None: those it had.
     """
     config = run.config if config is None else {**config, "inputs": run.config["inputs"]}
     with transaction.atomic():
@@ -187,11 +188,20 @@ def retry(run, *, config=None, actor=None):
         )
         if not hit:
             raise RunError(_("Only a run that failed or was stopped can be taken up again."))
-        if run.state == RunState.STOPPED_BY_GUARD or config != run.config:
-            ResumePoint.objects.filter(run=run).delete()
+        goes_on = run.state == RunState.FAILED and config == run.config
+        if not (goes_on and ResumePoint.objects.filter(run=run).exists()):
+            _forget_attempts(run)
         audit(run.project, actor, "run.retried", run)
         transaction.on_commit(functools.partial(wake_worker, run.id))
     run.refresh_from_db()
+
+
+def _forget_attempts(run):
+    """Nothing of what it did so far is gone on from, nor shown among what comes: the run starts from the beginning."""
+    ResumePoint.objects.filter(run=run).delete()
+    Metric.objects.filter(run=run).delete()
+    RunEvent.objects.filter(run=run, kind="samples").delete()
+    Run.objects.filter(id=run.id).update(step=0, total_steps=0, summary={})
 
 
 # What a supervisor writes, each with its fence

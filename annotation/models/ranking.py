@@ -14,7 +14,7 @@ from annotation.models.task import MEASURING_PURPOSES, TRAINING_PURPOSES, Purpos
 
 
 class Withdrawal(models.Model):
-    """One person's judgments of a period, taken out of use together. Nothing is deleted: it can be reversed."""
+    """One person's judgments and demonstrations of a period, taken out of use together; it can be reversed."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="withdrawals")
@@ -46,6 +46,11 @@ class RankingQuerySet(models.QuerySet):
     def in_use(self):
         """The newest versions that count: within the overlap, neither withdrawn nor held back."""
         return self.filter(is_current=True, is_counted=True, is_held=False, withdrawn_at=None)
+
+    def first_made_after(self, moment):
+        """Those whose first version is newer: a change of an older ranking is no new one."""
+        first = Ranking.objects.filter(assignment=models.OuterRef("assignment"), version=1, created_at__gt=moment)
+        return self.filter(Q(version=1, created_at__gt=moment) | models.Exists(first))
 
     def without_settled(self):
         """Less those of tasks that a reviewer has settled: such a task speaks by the reviewer's ranking alone."""
@@ -127,6 +132,9 @@ class Demonstration(models.Model):
     source = models.CharField(max_length=16, choices=Source.choices, default=Source.ANNOTATOR)
     created_at = models.DateTimeField(auto_now_add=True)
     withdrawn_at = models.DateTimeField(null=True, blank=True)
+    withdrawal = models.ForeignKey(
+        Withdrawal, on_delete=models.SET_NULL, null=True, blank=True, related_name="demonstrations"
+    )
 
     class Meta:
         ordering = ["created_at"]

@@ -104,3 +104,15 @@ def test_it_sees_a_drift_and_says_how_sure_it_is():
     assert change == pytest.approx(-0.5)
     assert low < -0.5 < high < 0
     assert agreement.drift([(6, 6)] * 8) is None
+
+
+def test_it_keeps_ones_tasks_in_the_order_in_which_one_judged_them():
+    # Ann goes 1, 2, 3; the others come to the same tasks the other way round, one of them before her.
+    def rows(name, times, orders):
+        return [judgment(task, name, order, at=at) for task, at, order in zip((1, 2, 3), times, orders, strict=True)]
+
+    alike, partly, opposite = ["a", "b", "c"], ["a", "c", "b"], ["c", "b", "a"]
+    judged = rows("ann", (10, 20, 30), (alike, partly, opposite)) + rows("bob", (29, 19, 9), [alike] * 3)
+    judged.sort(key=lambda row: row.at)
+    assert agreement.shares_with_others(judged)["ann"] == [[3, 3], [2, 3], [0, 3]]
+    assert agreement.shares_with_others(judged)["bob"] == [[0, 3], [2, 3], [3, 3]]

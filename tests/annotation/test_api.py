@@ -5,6 +5,7 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
+from annotation import demonstrations
 from annotation.models import Membership, Project, PromptSet, Ranking, Task
 
 pytestmark = pytest.mark.django_db
@@ -148,6 +149,21 @@ def test_it_keeps_the_queue_hot(api_for, annotator, make_tasks, django_assert_ma
         claimed = claim(api)
     with django_assert_max_num_queries(14):
         assert api.post(ranking_url(claimed), ranking_of(claimed)).status_code == 201
+
+
+def test_a_demonstration_is_withdrawn_by_reviewers_and_whoever_wrote_it(
+    api_for, project, prompt, annotator, second_annotator, reviewer, outsider
+):
+    for author in (annotator, second_annotator):
+        message = {"role": "assistant", "content": f"By {author}."}
+        demonstrations.add_demonstration(project, prompt=prompt, author=author, message=message)
+    first, second = project.demonstrations.order_by("created_at")
+    path = PROJECT + "demonstrations/{}/withdraw/"
+    assert api_for(outsider).post(path.format(first.pk)).status_code == 404
+    assert api_for(annotator).post(path.format(second.pk)).status_code == 404
+    assert api_for(annotator).post(path.format(first.pk)).json()["withdrawn_at"]
+    assert api_for(reviewer).post(path.format(second.pk)).json()["withdrawn_at"]
+    assert not project.demonstrations.filter(withdrawn_at=None).exists()
 
 
 CALLS = [

@@ -1,7 +1,9 @@
+from datetime import timedelta
+
 import pytest
 
-from annotation import assignment, quality, rankings
-from annotation.models import Membership
+from annotation import assignment, own_work, quality, rankings
+from annotation.models import Membership, Ranking
 from tests.annotation.conftest import policy
 
 pytestmark = pytest.mark.django_db
@@ -85,3 +87,17 @@ def test_it_counts_each_annotators_work(project, annotator, second_annotator, ma
     assert (rows[annotator]["total"], rows[annotator]["today"], rows[annotator]["median_seconds"]) == (2, 2, 10)
     assert (rows[second_annotator]["total"], rows[second_annotator]["skipped"]) == (0, 1)
     assert quality.today(project, annotator=annotator) == {"done": 2, "goal": 60, "median_seconds": 10}
+
+
+def test_a_changed_ranking_is_no_work_of_today(project, annotator, make_tasks):
+    make_tasks(1)
+    order = {"Once A.": 1, "Once B.": 2, "Once C.": 3, "Once D.": 4}
+    first = judge(project, annotator, order, "1")
+    Ranking.objects.update(created_at=quality.start_of_day() - timedelta(days=3))
+    edit = {"client_id": "2", "order": first.order, "rationale": "Still.", "seconds": 5}
+    rankings.submit_ranking(first.assignment, annotator=annotator, **edit)
+    (row,) = quality.annotator_progress(project)
+    assert (row["total"], row["today"]) == (1, 0)
+    assert quality.today(project, annotator=annotator)["done"] == 0
+    counts = {period["name"]: period["count"] for period in own_work.figures(project, annotator)["periods"]}
+    assert counts == {"today": 0, "week": 1, "all": 1}

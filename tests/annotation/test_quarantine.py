@@ -1,11 +1,14 @@
 """Suspects' new rankings are kept and not used; judgments of a period are withdrawn, and brought back."""
 
+import json
 from datetime import timedelta
 
 import pytest
 from django.utils import timezone
 
-from annotation import assignment, projects, quarantine, rankings, reports, withdrawals
+from annotation import assignment, demonstrations, projects, quarantine, rankings, reports, withdrawals
+from annotation.formats.demonstrations import write_demonstrations
+from annotation.formats.selection import JudgmentFilter
 from annotation.models import (
     AuditEvent,
     Membership,
@@ -176,3 +179,45 @@ def test_a_project_that_does_not_weigh_has_no_weights(project, judged, admin):
     assert len(reports.training_weights(project)) == 8
     project = projects.change_project(project, actor=admin, weigh_annotators=False)
     assert reports.training_weights(project) == {}
+
+
+@pytest.fixture
+def written(project, annotator, prompt):
+    """written("text") -> a new Demonstration by the annotator."""
+
+    def write(text):
+        message = {"role": "assistant", "content": text}
+        return demonstrations.add_demonstration(project, prompt=prompt, author=annotator, message=message)
+
+    return write
+
+
+def trained_on(project):
+    lines = map(json.loads, write_demonstrations(project, JudgmentFilter()))
+    return {line["messages"][-1]["content"] for line in lines}
+
+
+def test_it_withdraws_what_was_written_too_and_brings_it_back(project, annotator, reviewer, written):
+    written("Spam.")
+    # Nothing was ranked: what was written alone is reason enough.
+    withdrawal = quarantine.confirm(quarantine.suspect(member(project, annotator)), actor=reviewer)
+    assert trained_on(project) == set()
+    assert withdrawals.reverse(withdrawal, actor=reviewer) == 0
+    assert trained_on(project) == {"Spam."}
+
+
+def test_it_holds_back_what_is_written_under_quarantine(project, annotator, reviewer, written):
+    written("Before.")
+    suspicion = quarantine.suspect(member(project, annotator))
+    written("Meanwhile.")
+    assert trained_on(project) == {"Before."}
+    quarantine.clear(suspicion, actor=reviewer)
+    assert trained_on(project) == {"Before.", "Meanwhile."}
+
+
+def test_what_was_written_between_confirming_and_lifting_stays_out(project, annotator, reviewer, written):
+    quarantine.confirm(quarantine.suspect(member(project, annotator)), actor=reviewer)
+    written("More spam.")
+    assert quarantine.lift(member(project, annotator), actor=reviewer)
+    written("Sorry.")
+    assert trained_on(project) == {"Sorry."}

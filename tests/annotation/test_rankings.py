@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annotation import assignment, projects, rankings
+from annotation import assignment, projects, rankings, withdrawals
 from annotation.models import Assignment, Membership, Ranking
 
 pytestmark = pytest.mark.django_db
@@ -133,12 +133,16 @@ def test_it_marks_a_simulated_members_judgment_whatever_is_claimed(submit, annot
     assert submit(source="annotator")[0].source == "simulated"
 
 
-def test_it_withdraws_all_versions(submit, admin):
-    submit()
-    edit, _ = submit(client_id="c2", rationale="again")
-    assert rankings.withdraw_ranking(edit, actor=admin)
-    assert not rankings.withdraw_ranking(edit, actor=admin)
-    assert Ranking.objects.filter(withdrawn_at=None).count() == 0
+def test_an_edit_adds_its_time_and_is_no_new_ranking(submit):
+    submit(seconds=40)
+    edit, _ = submit(client_id="c2", rationale="again", seconds=2.5)
+    assert edit.seconds == 42.5
+    silent, _ = submit(client_id="c3", rationale="and again")
+    assert silent.seconds == 42.5
+    moment = Ranking.objects.get(version=2).created_at
+    Ranking.objects.filter(version=1).update(created_at=moment - timedelta(hours=1))
+    assert not Ranking.objects.in_use().first_made_after(moment - timedelta(minutes=1)).exists()
+    assert Ranking.objects.in_use().first_made_after(moment - timedelta(hours=2)).get() == silent
 
 
 BAD_ORDERS = {
@@ -291,9 +295,9 @@ def test_it_answers_any_json_with_a_judgment_or_a_named_field(order, ratings, fl
             assert error.field in ("ranking", "ratings", "flags")
 
 
-def test_it_does_not_bring_back_by_a_change_what_was_withdrawn(submit, admin):
+def test_it_does_not_bring_back_by_a_change_what_was_withdrawn(submit, annotator, admin):
     ranking, _created = submit()
-    rankings.withdraw_ranking(ranking, actor=admin)
+    withdrawals.withdraw(ranking.task.project, annotator=annotator, actor=admin)
     changed, _created = submit(client_id="c2")
     assert changed.version == 2
     assert changed.withdrawn_at is not None

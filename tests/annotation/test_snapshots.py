@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from annotation import assignment, demonstrations, known_answers, projects, rankings, snapshots
+from annotation import assignment, demonstrations, known_answers, projects, rankings, snapshots, withdrawals
 from annotation.messages import canonical_json
 from annotation.models import Membership, Ranking, Snapshot
 from training.engine import data
@@ -89,7 +89,9 @@ def test_it_leaves_out_what_must_not_train(
     monkeypatch.setattr(assignment.random_source, "random", lambda: 0.0)
     assert judge(project, annotator, "gold").task == check
     monkeypatch.setattr(assignment.random_source, "random", lambda: 1.0)
-    rankings.withdraw_ranking(judge(project, annotator, "withdrawn"), actor=admin)
+    withdrawn = judge(project, annotator, "withdrawn")
+    withdrawals.withdraw(project, annotator=annotator, since=withdrawn.created_at, actor=admin)
+    assignment.close_task(withdrawn.task)
     make_task(prompts[3], priority=6)
     late = assignment.next_assignment(project, annotator=annotator)
     assignment.expire_leases(now=late.lease_expires_at)

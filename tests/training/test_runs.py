@@ -8,7 +8,7 @@ from django.db import connection
 from django.utils import timezone
 
 from training import runs
-from training.models import Attempt, Metric, ResumePoint, Run, RunState
+from training.models import Attempt, Metric, ResumePoint, Run, RunEvent, RunState
 
 pytestmark = pytest.mark.django_db
 
@@ -182,8 +182,28 @@ def test_it_starts_a_sick_run_from_the_beginning(claimed):
     ResumePoint.objects.create(run=run, attempt=attempt, step=3, uri="x", digest="e" * 64)
     runs.finish(run.id, fence=fence, state=RunState.STOPPED_BY_GUARD, message="sick")
     run.refresh_from_db()
+    record_figures(run, attempt, step=3)
     runs.retry(run)
     assert not run.resume_points.exists()
+    assert not run.metrics.exists()
+    assert not run.events.filter(kind="samples").exists()
+    assert (run.step, run.total_steps, run.summary) == (0, 0, {})
+
+
+def test_it_keeps_the_figures_of_a_run_that_goes_on(claimed):
+    run, fence, attempt = claimed
+    ResumePoint.objects.create(run=run, attempt=attempt, step=3, uri="x", digest="e" * 64)
+    record_figures(run, attempt, step=3)
+    runs.finish(run.id, fence=fence, state=RunState.FAILED, message="no")
+    run.refresh_from_db()
+    runs.retry(run)
+    assert (run.metrics.count(), run.step, run.resume_points.count()) == (1, 3, 1)
+
+
+def record_figures(run, attempt, *, step):
+    Metric.objects.create(run=run, step=step, values={"loss": 1.0}, time=timezone.now())
+    RunEvent.objects.create(run=run, kind="samples", step=step, time=timezone.now())
+    Run.objects.filter(id=run.id).update(step=step, total_steps=9, summary={"loss": 1.0})
 
 
 def test_it_sends_lost_messages_again_but_never_piles_them_up(make_run, monkeypatch):

@@ -367,6 +367,8 @@ function takeBack() {
     leases.hold(task.element);
   }
   if (!task.wasSent) count(-task.seconds, -1);
+  // The server has the time until here, and adds what follows.
+  else task.seconds = 0;
   if (current) {
     keepDraft();
     setAhead(current.element);
