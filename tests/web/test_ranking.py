@@ -459,7 +459,7 @@ def test_formulas_code_and_tables_are_drawn(make_tasks, open_ranking):
     assert page.locator("[data-rendered] td").count() == 2
     expect(page.locator("[data-rendered] .code .k").first).to_have_text("def")
     press(page, "r")
-    expect(page.get_by_text("Area $\\frac{1}{2}bh$")).to_be_visible()
+    expect(page.locator(".answer [data-plain]").get_by_text("Area $\\frac{1}{2}bh$")).to_be_visible()
 
 
 def test_nothing_on_the_page_names_a_model(make_tasks, open_ranking):

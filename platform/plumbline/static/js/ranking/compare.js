@@ -2,8 +2,7 @@
 
 import { postForHtml } from "./net.js";
 import { fill } from "./view.js";
-
-const byId = (id) => document.getElementById(id);
+import { byId } from "./page.js";
 
 export class Compare {
   constructor(urlOf, words) {

@@ -2,8 +2,8 @@
 // beside it; whether they do is remembered in this browser.
 
 import { readChoice, keepChoice } from "./drafts.js";
+import { byId } from "./page.js";
 
-const byId = (id) => document.getElementById(id);
 const CHOICE = "guidelines";
 const wide = matchMedia("(min-width: 72rem)"); // as in guidelines.css
 

@@ -3,8 +3,8 @@
 
 import { readChoice, keepChoice } from "./drafts.js";
 import { fill } from "./view.js";
+import { byId } from "./page.js";
 
-const byId = (id) => document.getElementById(id);
 const SPARE = 48; // px: less than this beyond its column, and a text is shown in full
 
 export class Reading {

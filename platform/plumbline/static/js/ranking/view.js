@@ -2,12 +2,11 @@
 
 import * as State from "./state.js";
 import { attach, detach } from "./drag.js";
+import { byId } from "./page.js";
 
 export function fill(sentence, values) {
   return sentence.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
-
-const byId = (id) => document.getElementById(id);
 
 export class View {
   /** actions: {place(id), select(id), arrange(groups, id)} */
