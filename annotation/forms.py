@@ -174,14 +174,20 @@ class LinesField(forms.CharField):
 
     def clean(self, value):
         keys = {choice["label"]: choice["key"] for choice in self.known}
-        choices = {}
-        for line in super().clean(value).splitlines():
-            if label := line.strip():
-                key = keys.get(label) or slugify(label)[:60].replace("-", "_") or label[:60]
-                choices[key] = {"key": key, "label": label}
-        if len(choices) > MAX_CHOICES:
+        labels = list(dict.fromkeys(line.strip() for line in super().clean(value).splitlines() if line.strip()))
+        if len(labels) > MAX_CHOICES:
             raise ValidationError(_("At most %(limit)d lines, please."), params={"limit": MAX_CHOICES})
-        return list(choices.values())
+        chosen = {label: keys[label] for label in labels if label in keys}
+        for label in labels:
+            if label not in chosen:
+                chosen[label] = free_key(label, taken=chosen.values())
+        return [{"key": chosen[label], "label": label} for label in labels]
+
+
+def free_key(label, *, taken):
+    """A key for a new label: two labels that would have the same are told apart by a number."""
+    key = slugify(label)[:60].replace("-", "_") or label[:60]
+    return next(free for free in (key, *(f"{key}_{number}" for number in range(2, 1000))) if free not in taken)
 
 
 class SettingsForm(forms.Form):

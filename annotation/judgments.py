@@ -6,6 +6,7 @@ from django.db.models import Count, Max, Q, TextField
 from django.db.models.functions import Cast, Length
 
 from annotation.agreement import Judgment, places_of
+from annotation.messages import sha256_of_json
 from annotation.models import (
     KnownAnswer,
     Purpose,
@@ -14,6 +15,7 @@ from annotation.models import (
     Suspicion,
     SuspicionState,
     TaskCompletion,
+    Withdrawal,
 )
 
 COMPARED = (Purpose.TRAIN, Purpose.EVAL, Purpose.GOLD)  # by different people, each for the first time
@@ -105,13 +107,15 @@ def cleared_at(project):
 
 
 def fingerprint(project, *, simulated):
-    """A short text that changes whenever the judgments do, by counting."""
+    """A short text that changes whenever the judgments do, or what is known of them: counts, and times of changes."""
     rankings = of_source(Ranking.objects.filter(task__project=project), simulated=simulated)
     counts = rankings.aggregate(
         all=Count("pk"),
         withdrawn=Count("pk", filter=Q(withdrawn_at__isnull=False)),
         held=Count("pk", filter=Q(is_held=True)),
     )
-    known = KnownAnswer.objects.filter(task__project=project).count()
+    known = KnownAnswer.objects.filter(task__project=project).aggregate(n=Count("pk"), last=Max("created_at"))
     decided = Suspicion.objects.filter(membership__project=project, decided_at__isnull=False).count()
-    return f"{counts['all']}.{counts['withdrawn']}.{counts['held']}.{known}.{decided}"
+    withdrawn = Withdrawal.objects.filter(project=project).aggregate(last=Max("created_at"), back=Max("reversed_at"))
+    times = (known["last"], withdrawn["last"], withdrawn["back"])
+    return sha256_of_json([counts, known["n"], decided, [moment and moment.timestamp() for moment in times]])

@@ -4,9 +4,11 @@ import hashlib
 import io
 import json
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 
 from django.db import transaction
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -52,7 +54,14 @@ def set_known_answer(task, *, order, actor, explanation=""):
     except messages.MessageError as error:
         raise assignment.TaskError(error.field, error.message) from None
     answer, created = KnownAnswer.objects.update_or_create(
-        task=task, defaults={"order": order, "explanation": explanation, "created_by": actor}
+        task=task,
+        # The time, too: suspicions and weights that rest on the earlier answer are out of date now.
+        defaults={
+            "order": order,
+            "explanation": explanation,
+            "created_by": actor,
+            "created_at": timezone.now(),
+        },
     )
     record_event(
         task.project,
@@ -81,6 +90,7 @@ def make_check(task, *, order, actor, explanation=""):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileReport:
     made: int  # tasks
+    changed: int  # tasks that were there, and have another known answer or explanation now
     identical: int  # rows without a task, all their answers being alike
     already_imported: bool  # the very same file was there before for the same purpose; nothing was made
 
@@ -94,6 +104,13 @@ def describe(report, purpose):
     else:
         made = ngettext("%(n)d practice task was added.", "%(n)d practice tasks were added.", report.made)
     sentences = [made % {"n": report.made}]
+    if report.changed:
+        changed = ngettext(
+            "%(n)d that was here has its new known answer.",
+            "%(n)d that were here have their new known answers.",
+            report.changed,
+        )
+        sentences.append(changed % {"n": report.changed})
     if report.identical:
         left_out = ngettext(
             "%(n)d row was left out, its answers being all alike.",
@@ -107,6 +124,8 @@ def describe(report, purpose):
 @transaction.atomic
 def import_file(project, *, file, name, purpose=Purpose.GOLD, file_name="", actor=None):
     """Makes hidden checks, or practice tasks, of a file: a FileReport. All or none; the same file again makes none.
+
+    A row with the prompt and the answers of a task that is asked already corrects what that one knows.
 
     file: a binary file object, JSONL in the native format, of which prompt, completions, ranking and rationale (the
     explanation) are read. Raises TaskError, whose field begins with the row, counted from 1.
@@ -137,9 +156,9 @@ def import_file(project, *, file, name, purpose=Purpose.GOLD, file_name="", acto
         place = [_("row %(row)d") % {"row": error.row}] if error.row else []
         raise assignment.TaskError(", ".join(place + [error.field] * bool(error.field)), error.message) from None
     if report.already_imported:
-        return FileReport(made=0, identical=0, already_imported=True)
-    made = sum(make_imported(project, number, row, purpose, actor) for number, row in rows)
-    return FileReport(made=made, identical=len(rows) - made, already_imported=False)
+        return FileReport(made=0, changed=0, identical=0, already_imported=True)
+    done = Counter(take_row(project, number, row, purpose, actor) for number, row in rows)
+    return FileReport(made=done["made"], changed=done["changed"], identical=done["identical"], already_imported=False)
 
 
 def read_rows(copy):
@@ -169,32 +188,72 @@ def is_completion(item):
     )
 
 
-def make_imported(project, number, row, purpose, actor):
-    """Whether the row made a task: not where all answers are identical. Raises TaskError, whose field has the row."""
+def take_row(project, number, row, purpose, actor):
+    """What became of a row: "made" a task, "changed" or "kept" one, or none, its answers being all "identical".
+
+    Raises TaskError, whose field has the row.
+    """
+    explanation = row.get("rationale") or ""
     try:
-        made = completions.add_completions(
-            project,
-            rows=[
-                {
-                    "prompt_digest": messages.messages_digest(row["prompt"]),
-                    "message": item["messages"][0],
-                    "generator": {"kind": "import"},
-                }
-                for item in row["completions"]
-            ],
-        )
-        task = assignment.queue_task(project, prompt=made[0].prompt, completions=made, purpose=purpose)
+        task, ids = asked_already(project, row, purpose)
+        if task is not None:
+            before = (task.known_answer.order, task.known_answer.explanation)
+            order = renamed(row.get("ranking"), ids)
+            if before == (order, explanation):
+                return "kept"
+            set_known_answer(task, order=order, actor=actor, explanation=explanation)
+            return "changed"
+        task, ids = queue_row(project, row, purpose)
         if task is None:
-            return False
-        ids = {item["id"]: str(completion.pk) for item, completion in zip(row["completions"], made, strict=True)}
-        set_known_answer(
-            task, order=renamed(row.get("ranking"), ids), actor=actor, explanation=row.get("rationale") or ""
-        )
+            return "identical"
+        set_known_answer(task, order=renamed(row.get("ranking"), ids), actor=actor, explanation=explanation)
     except (completions.CompletionError, assignment.TaskError) as error:
         field = "completions" if isinstance(error, completions.CompletionError) else error.field
         field = {"known_answer": "ranking", "explanation": "rationale"}.get(field, field)
         raise assignment.TaskError(_("row %(row)d") % {"row": number} + f", {field}", error.message) from None
-    return True
+    return "made"
+
+
+def asked_already(project, row, purpose):
+    """(Task, {id of the file: id of its completion}) of a task that asks about these answers already; or (None, {})."""
+    tasks = Task.objects.filter(
+        project=project,
+        purpose=purpose,
+        closed_at=None,
+        known_answer__isnull=False,
+        prompt__digest=messages.messages_digest(row["prompt"]),
+    )
+    wanted = sorted(
+        (json.dumps(item["messages"][0].get("content"), sort_keys=True), item["id"])
+        for item in row["completions"]
+        if isinstance(item["messages"][0], dict)
+    )
+    for task in tasks.select_related("known_answer").prefetch_related("entries__completion").order_by("created_at"):
+        held = sorted(
+            (json.dumps(entry.completion.message["content"], sort_keys=True), str(entry.completion_id))
+            for entry in task.entries.all()
+        )
+        if [content for content, _id in held] == [content for content, _id in wanted]:
+            return task, {own: known for (_w, own), (_h, known) in zip(wanted, held, strict=True)}
+    return None, {}
+
+
+def queue_row(project, row, purpose):
+    """(the new Task or None, {id of the file: id of its completion})."""
+    made = completions.add_completions(
+        project,
+        rows=[
+            {
+                "prompt_digest": messages.messages_digest(row["prompt"]),
+                "message": item["messages"][0],
+                "generator": {"kind": "import"},
+            }
+            for item in row["completions"]
+        ],
+    )
+    task = assignment.queue_task(project, prompt=made[0].prompt, completions=made, purpose=purpose)
+    ids = {item["id"]: str(completion.pk) for item, completion in zip(row["completions"], made, strict=True)}
+    return task, ids
 
 
 def renamed(order, ids):

@@ -33,11 +33,11 @@ def messages_digest(messages):
     return sha256_of_json(messages)
 
 
-def content_text(content):
-    """A string as it is; of typed parts, the text parts joined."""
+def content_text(content, instead=lambda part: ""):
+    """A string as it is; of typed parts, the text parts joined as the engine joins them. instead: of the others."""
     if isinstance(content, str):
         return content
-    return "".join(part["text"] for part in content if part.get("type") == "text")
+    return "".join(part["text"] if part.get("type") == "text" else instead(part) for part in content)
 
 
 def message_text(message):

@@ -141,7 +141,11 @@ def check_name(name):
 def clean_file_name(file_name):
     """The last component without control characters: it is only ever shown."""
     last = str(file_name or "").replace("\\", "/").rsplit("/", 1)[-1]
-    return "".join(character for character in last if character.isprintable())[:255]
+    return printable(last)[:255]
+
+
+def printable(text):
+    return "".join(character for character in text if character.isprintable())
 
 
 def copy_file(file, copy):
@@ -307,7 +311,8 @@ def csv_records(copy):
 
 def build_row(number, row, ignored):
     if len(ignored) < MAX_FIELD_LIST:
-        ignored.update(key[:80] for key in row if key not in COLUMNS)
+        # They are only ever shown, and not every database can hold a NUL.
+        ignored.update(printable(key)[:80] for key in row if key not in COLUMNS)
     if ("messages" in row) == ("prompt" in row):
         raise PromptError(number, "prompt", _("Give either “prompt” or “messages”, and not both."))
     if "prompt" in row:

@@ -20,6 +20,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
 from annotation import formulas
+from annotation.messages import content_text
 
 MARKDOWN_CHARACTERS = 20_000  # longer text is shown without Markdown
 MARKDOWN_DELIMITERS = 2_000  # as is text with more of these: link and emphasis parsing is worse than linear in them
@@ -117,18 +118,14 @@ def render_pieces(pieces) -> SafeString:
 
 
 def message_text(message):
-    """The text of a message's parts; what is no text is named in brackets."""
-    content = message.get("content", "")
-    if isinstance(content, str):
-        return content
-    parts = []
-    for part in content:
-        if isinstance(part, dict) and part.get("type") == "text":
-            parts.append(str(part.get("text", "")))
-        else:
-            kind = part.get("type", "?") if isinstance(part, dict) else "?"
-            parts.append("[" + _("%(kind)s, not shown") % {"kind": kind} + "]")
-    return "\n\n".join(parts)
+    """The text of a message's parts as it is hashed and trained; what is no text is named in brackets."""
+    text = content_text(message["content"])
+    shown = content_text(message["content"], named_in_brackets)
+    return text if shown == text else shown.strip("\n")
+
+
+def named_in_brackets(part):
+    return "\n\n[" + _("%(kind)s, not shown") % {"kind": part.get("type", "?")} + "]\n\n"
 
 
 def render_message(message):

@@ -45,7 +45,9 @@ def write_answer(request, slug):
             messages.success(request, _("Your answer is saved. Thank you."))
             return redirect("annotation:write_answer", slug=slug)
     else:
-        prompt = demonstrations.next_prompt(project, author=request.user, after=request.GET.get("after", ""))
+        prompt = demonstrations.next_prompt(
+            project, author=request.user, after=request.GET.get("after", "").replace("\x00", "")
+        )
     guideline = projects.current_guideline(project)
     context = {
         "project": project,

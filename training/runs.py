@@ -138,6 +138,8 @@ def resolve_config(values, *, preset=""):
         for key, value in flattened(values).items():
             if key.split(".")[0] == "inputs" and value != "":
                 raise RunError(_("Inputs are chosen by digest, not by path; leave inputs out of the settings."))
+            if isinstance(value, str) and "\x00" in value:
+                raise RunError(_("%(key)s has a NUL character; leave it out.") % {"key": key[:80]})
             _set(merged, key, value)
         return engine_config.resolved(engine_config.build(merged))
     except engine_config.ConfigError as error:

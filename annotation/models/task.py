@@ -83,4 +83,4 @@ class KnownAnswer(models.Model):
     order = models.JSONField()  # [[completion id, …], …], best first, as in a ranking
     explanation = models.TextField(blank=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(auto_now_add=True)  # or last changed

@@ -162,13 +162,19 @@ def test_it_writes_hh_rlhf_dialogues(project, golden_rows):
 
 def test_it_writes_ultrafeedback_scores(project, golden_rows):
     first, second = (json.loads(line) for line in written(project, "ultrafeedback").splitlines())
-    # Thrice is first of two tie groups (2); one Once was rated 5, the other has its group's place (1).
+    # Thrice is first of two tie groups (2), both Once stand in the second (1); that one of them was rated 5 would be
+    # another scale.
     assert [(row["response"], row["overall_score"]) for row in first["completions"]] == [
-        ("Once.", 5),
+        ("Once.", 1),
         ("Thrice.", 2),
         ("Once.", 1),
     ]
     assert second["instruction"] == "Sing."
+    ranking = Ranking.objects.get(pk=json.loads(written(project, "native").splitlines()[0])["id"])
+    ranking.ratings = {key: {"overall": 7 - place} for place, group in enumerate(ranking.order) for key in group}
+    ranking.save()
+    rated = json.loads(written(project, "ultrafeedback").splitlines()[0])["completions"]
+    assert {row["overall_score"] for row in rated} == {6, 7}
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])

@@ -132,3 +132,15 @@ def test_the_command_says_the_same(project, tmp_path, capsys):
     path.write_text(json.dumps(row() | {"ranking": None}))
     with pytest.raises(CommandError, match="row 1, ranking: must be a list of tie groups"):
         call_command("import_checks", "stories", str(path))
+
+
+def test_a_corrected_file_corrects_what_is_there(client, project):
+    client.post(URL, {"file": as_file(row(), row("Sing.")), "purpose": "gold"})
+    before = dict(KnownAnswer.objects.values_list("task__prompt__messages__0__content", "order"))
+    corrected = as_file(row(texts=("Twice.", "Once."), ranking=[["b"], ["a"]]), row("Sing."), row("Rhyme."))
+    page = client.post(URL, {"file": corrected, "purpose": "gold"}, follow=True).content.decode()
+    assert "1 hidden check was added. 1 that was here has its new known answer." in page
+    after = dict(KnownAnswer.objects.values_list("task__prompt__messages__0__content", "order"))
+    assert after.keys() == {"Tell a story.", "Sing.", "Rhyme."}
+    assert after["Tell a story."] == before["Tell a story."][::-1]
+    assert after["Sing."] == before["Sing."]

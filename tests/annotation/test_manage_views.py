@@ -115,7 +115,7 @@ def test_it_saves_settings_and_questions(client_for, admin, project):
         "gold_share": 0.2,
         "repeat_share": 0,
         "overall": "on",
-        "axes": "Helpful\nKind to children",
+        "axes": "Helpful\nKind to children\nKind, to children!\nHelpful",
         "flags": "makes things up\n\n Is spam ",
         "strength": "on",
         "note": "What should a good story contain?",
@@ -131,6 +131,7 @@ def test_it_saves_settings_and_questions(client_for, admin, project):
     assert form["axes"] == [
         {"key": "helpful", "label": "Helpful"},
         {"key": "kind_to_children", "label": "Kind to children"},
+        {"key": "kind_to_children_2", "label": "Kind, to children!"},
     ]
     # A label that was there keeps the key that rankings carry.
     assert form["flags"] == [

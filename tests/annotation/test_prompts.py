@@ -129,3 +129,9 @@ def test_it_retires_a_set(project, admin):
     prompt_set = imported(project, '{"prompt": "One."}').prompt_set
     assert prompts.set_active(prompt_set, active=False, actor=admin)
     assert not prompts.set_active(prompt_set, active=False, actor=admin)
+
+
+def test_names_of_columns_that_it_ignores_hold_nothing_that_a_database_refuses(project):
+    line = json.dumps({"prompt": "Hi.", "a\x00b": 1})
+    counts = prompts.import_prompts(project, name="x", file=io.BytesIO(line.encode())).prompt_set.counts
+    assert counts["ignored_columns"] == ["ab"]

@@ -4,7 +4,18 @@ import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from annotation import adjudication, assignment, quality_page, quarantine, rankings, reports, snapshots, withdrawals
+from annotation import (
+    adjudication,
+    assignment,
+    judgments,
+    known_answers,
+    quality_page,
+    quarantine,
+    rankings,
+    reports,
+    snapshots,
+    withdrawals,
+)
 from annotation.formats import native
 from annotation.formats.selection import JudgmentFilter
 from annotation.models import (
@@ -223,3 +234,20 @@ def test_a_dispute_that_somebody_else_takes_first_is_passed_over(project, review
     claims = iter([None, "the next one"])
     monkeypatch.setattr(adjudication, "claim", lambda dispute, reviewer: next(claims))
     assert adjudication.next_dispute(project, reviewer=reviewer) == "the next one"
+
+
+def test_a_report_is_out_of_date_once_a_known_answer_or_a_withdrawal_changes(project, annotator, admin, dispute):
+    def fingerprint():
+        return judgments.fingerprint(project, simulated=False)
+
+    order = [[str(entry.completion_id)] for entry in dispute.entries.all()]
+    check = known_answers.make_check(dispute, order=order, actor=admin)
+    seen = [fingerprint()]
+    known_answers.set_known_answer(check, order=order[::-1], actor=admin)
+    seen.append(fingerprint())
+    withdrawal = withdrawals.withdraw(project, annotator=annotator, actor=admin)
+    seen.append(fingerprint())
+    withdrawals.reverse(withdrawal, actor=admin)
+    seen.append(fingerprint())
+    assert len(set(seen)) == 4
+    assert fingerprint() == seen[-1]

@@ -2,7 +2,9 @@
 
 import pytest
 
+from annotation import messages
 from annotation.rendering import DISPLAYED_CHARACTERS, message_text, render_markdown, render_message, render_plain
+from training.engine import tokenizer
 
 
 def test_it_keeps_what_markdown_means():
@@ -115,3 +117,11 @@ def test_it_reads_typed_parts():
     message = {"role": "user", "content": [{"type": "text", "text": "Look:"}, {"type": "image_url", "image_url": {}}]}
     assert message_text(message) == "Look:\n\n[image_url, not shown]"
     assert render_message(message)["speaker"] == "Person"
+
+
+def test_it_shows_the_text_that_is_hashed_and_trained():
+    parts = [{"type": "text", "text": "One word"}, {"type": "text", "text": "press.\n"}]
+    message = {"role": "assistant", "content": parts}
+    assert (
+        message_text(message) == messages.message_text(message) == tokenizer.message_text(message) == "One wordpress.\n"
+    )

@@ -51,6 +51,7 @@ def test_it_makes_one_run_for_an_idempotency_key(project, sft, make_run):
         ({"stage": "generate", "config": {"ppo.kl_coef": -1}}, "ppo.kl_coef=-1.0 must be at least 0"),
         ({"stage": "generate", "config": {"ppo": {"learnig": 1}}}, "ppo.learnig does not exist"),
         ({"stage": "generate", "config": {"ppo.kl_coef": float("nan")}}, "finite"),
+        ({"stage": "generate", "config": {"generate": {"pool": "a\x00b"}}}, "generate.pool has a NUL character"),
     ],
 )
 def test_it_refuses_a_wrong_run_with_one_sentence(project, sft, arguments, words):

@@ -6,6 +6,7 @@ import pytest
 from django.urls import reverse
 from playwright.sync_api import expect
 
+from annotation import demonstrations
 from annotation.models import Demonstration, Prompt, PromptProposal
 from annotation.prompts import import_prompts
 from tests.web.test_look import violations
@@ -47,6 +48,12 @@ class TestOnTheServer:
     @pytest.mark.parametrize("posted", [{}, {"prompt": "x"}, {"prompt": str(uuid.UUID(int=1)), "text": "a"}])
     def test_an_answer_to_no_prompt_is_not_found(self, client_for, annotator, asking, posted):
         assert client_for(annotator).post(url("write_answer"), posted).status_code == 404
+
+    def test_a_nul_in_the_address_asks_for_nothing_else(self, client_for, annotator, asking, monkeypatch):
+        asked = []
+        monkeypatch.setattr(demonstrations, "next_prompt", lambda project, author, after: asked.append(after))
+        assert client_for(annotator).get(url("write_answer") + "?after=a%00b").status_code == 200
+        assert asked == ["ab"]
 
     @pytest.mark.parametrize("text", ["", "   ", "a\x00b"])
     def test_an_empty_answer_is_refused(self, client_for, annotator, asking, text):
