@@ -1,5 +1,7 @@
 """Checkpoints: whole or not at all, named by their contents. (Families and hostile ones have files of their own.)"""
 
+import resource
+
 import pytest
 import torch
 
@@ -67,6 +69,20 @@ def test_it_leaves_the_old_checkpoint_when_a_save_breaks(saved, make_policy, sto
             with pytest.raises(CheckpointError, match=r"cannot be written.*No space left.*free some disk space"):
                 checkpoint.save_policy(make_policy(seed=2), story_tokenizer, saved)
         assert checkpoint.verify(saved) == before
+    assert [path.name for path in saved.parent.iterdir()] == ["policy"]
+
+
+def test_it_says_that_the_disk_is_full_where_weights_do_not_fit(saved, make_policy, story_tokenizer):
+    """A limit on file sizes stands in for a full disk: what fails is the file format's own library."""
+    before = checkpoint.digest(saved)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot be written.*free some disk space"):
+            checkpoint.save_policy(make_policy(seed=2), story_tokenizer, saved)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.verify(saved) == before
     assert [path.name for path in saved.parent.iterdir()] == ["policy"]
 
 

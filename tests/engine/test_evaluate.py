@@ -256,10 +256,37 @@ def test_it_leaves_out_prompts_without_room_for_an_answer(tmp_path, world):
     run_dir = rundir.create(tmp_path / "run", config.resolved(settings))
     assert evaluate.train(settings, run_dir)["prompts"] == 1
     said = [event["message"] for event in rundir.read_events(run_dir)[0] if event["type"] == "log"]
-    assert said == ["1 of 2 prompts are left out: they are longer than the policies' 64 tokens."]
+    assert said == ["1 of 2 prompts are left out: they are longer than the 64 tokens that all networks read."]
     (tmp_path / "prompts.jsonl").write_text(json.dumps(rows[1]) + "\n")
     with pytest.raises(data.DataError, match="every prompt is longer"):
         evaluate.train(settings, run_dir)
+
+
+def test_it_draws_no_more_than_every_network_reads(tmp_path, world, make_policy, story_tokenizer):
+    short = make_policy(vocab_size=story_tokenizer.vocab_size, max_positions=24)
+    checkpoint.save_reward_model(RewardModel(short, ScalarHead(32)), story_tokenizer, tmp_path / "short")
+    settings = world(inputs={"reward_model": str(tmp_path / "short")}, sampling={"max_new_tokens": 40})
+    run_dir = rundir.create(tmp_path / "run", config.resolved(settings))
+    report = evaluate.train(settings, run_dir)
+    longest = max(len(story_tokenizer.encode_prompt(prompt.messages))
+                  for prompt in data.load_prompts(settings.inputs.prompts, pool="eval"))  # fmt: skip
+    assert longest < 24 and report["length_mean"] <= 24 - longest + 2, "prompts differ by a token or two"
+    checkpoint.save_policy(short, story_tokenizer, tmp_path / "short_policy")
+    (tmp_path / "prompts.jsonl").write_text(
+        json.dumps({"messages": [{"role": "user", "content": "fox " * 12}], "pool": "eval"}) + "\n"
+    )
+    with pytest.raises(config.ConfigError, match="short_policy reads 24 tokens and the longest prompt has"):
+        evaluate.train(world(inputs={"frontier": str(tmp_path / "short_policy")}), run_dir)
+
+
+def test_a_reward_model_says_what_is_too_long_for_it(make_policy, story_tokenizer):
+    judge = RewardModel(make_policy(vocab_size=story_tokenizer.vocab_size, max_positions=16), ScalarHead(32))
+    talk = scorer.Conversation(messages=[], token_ids=[5] * 17)
+    for found in (lambda: scorer.RewardModelScorer([judge]).score([talk]),
+                  lambda: scorer.score_rows(judge, [[5] * 10], [[[6], [7] * 7]])):  # fmt: skip
+        with pytest.raises(data.DataError, match="has 17 tokens and the reward model reads at most 16"):
+            found()
+    assert len(scorer.score_rows(judge, [[5] * 10], [[[6], [7] * 6]])) == 2
 
 
 def test_it_takes_a_python_scorer_only_by_a_registered_name(tmp_path, world, monkeypatch):

@@ -63,12 +63,21 @@ def test_it_reads_what_is_pasted(folder, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--prompt", "a " * 90, "--answer", "b"], "the policy reads at most 64: shorten one."),
+        (["--prompt", "a " * 90, "--answer", "b"], "the policy and its reference read at most 64: shorten one."),
         (["--prompt", "a", "--answer", "b", "--policy", "/nowhere"], "/nowhere"),
+        (["--prompt", "a", "--answer", "b", "--policy", "NO TOKENIZER"], "There is no tokenizer.json"),
+        (["--prompt", "a " * 12, "--answer", "b", "--reward-model", "SHORT"], "the 16 tokens that --reward-model"),
         ([], "There is no prompt"),
     ],
 )
-def test_it_says_in_a_sentence_what_it_cannot_show(folder, capsys, monkeypatch, more, sentence):
+def test_it_says_in_a_sentence_what_it_cannot_show(
+    folder, capsys, monkeypatch, make_policy, story_tokenizer, more, sentence
+):
+    if "SHORT" in more:
+        short = RewardModel(make_policy(vocab_size=story_tokenizer.vocab_size, max_positions=16), ScalarHead(32))
+        checkpoint.save_reward_model(short, story_tokenizer, folder / "short")
+    (folder / "bare").mkdir(exist_ok=True)
+    more = [{"SHORT": str(folder / "short"), "NO TOKENIZER": str(folder / "bare")}.get(word, word) for word in more]
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert inspect(folder, *more) == rundir.EXIT_USAGE
     error = capsys.readouterr().err

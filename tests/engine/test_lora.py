@@ -112,6 +112,36 @@ def test_it_refuses_an_adapter_of_another_shape(make_policy, tmp_path):
         lora.load_adapter(make_policy(n_layers=1), tmp_path / "adapter")
 
 
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"modules_to_save": ["lm_head"]}, r"trains whole modules \(lm_head\) beside its adapter"),
+        ({"bias": "all"}, "trains biases beside its adapter"),
+    ],
+)
+def test_it_refuses_what_an_adapter_of_pefts_trains_beside(tmp_path, more, sentence):
+    theirs = peft.get_peft_model(
+        peer_model("gpt_neox", tmp_path / "base"),
+        peft.LoraConfig(r=3, lora_alpha=5, target_modules=["query_key_value", "dense"], **more),
+    )
+    theirs.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match=sentence):
+        lora.load_adapter(checkpoint.load_policy(tmp_path / "base"), tmp_path / "adapter")
+
+
+def test_it_refuses_an_adapter_of_another_kind_of_network(make_policy, tmp_path):
+    for name, module in (("policy", make_policy()), ("judge", RewardModel(make_policy(), ScalarHead(32)))):
+        (tmp_path / name).mkdir()
+        lora.write_adapter(lora.attach(module, RANK_4, base=tmp_path, seed=0), tmp_path / name)
+    with pytest.raises(CheckpointError, match="lacks the tensor base_model"):
+        lora.load_adapter(RewardModel(make_policy(), ScalarHead(32)), tmp_path / "policy")
+    for values in ({}, {"modules_to_save": None}):  # what its settings say, and what its file holds
+        path = tmp_path / "judge" / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+        with pytest.raises(CheckpointError, match="score"):
+            lora.load_adapter(make_policy(), tmp_path / "judge")
+
+
 @pytest.fixture
 def world(tmp_path, make_policy, story_tokenizer):
     """world(section, **its settings) -> a Config with an adapter of rank 4."""

@@ -136,6 +136,34 @@ def test_it_says_what_to_lower_where_memory_runs_out(pretraining, tmp_path, monk
     assert sentence in capfd.readouterr().err
 
 
+def test_it_goes_on_after_a_line_that_a_full_disk_cut_short(tmp_path, monkeypatch):
+    write = os.write
+    rundir.append_event(tmp_path, "log", message="first")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:30]))
+        with pytest.raises(OSError, match="No space left on device"):
+            rundir.append_event(tmp_path, "log", message="cut")
+    events, offset = rundir.read_events(tmp_path)
+    assert [event["message"] for event in events] == ["first"], "what is cut short waits"
+    rundir.append_event(tmp_path, "log", message="second")
+    assert [event["message"] for event in rundir.read_events(tmp_path, offset)[0]] == ["second"]
+    assert [event["message"] for event in rundir.read_events(tmp_path)[0]] == ["first", "second"]
+
+
+def test_it_says_that_the_disk_is_full_in_one_sentence(pretraining, tmp_path, monkeypatch, capfd):
+    write, full = os.write, []
+
+    def short(descriptor, line):
+        if b'"metrics"' in line:
+            full.append(True)
+        return write(descriptor, line[: 10 if full else None])
+
+    monkeypatch.setattr(os, "write", short)
+    assert command.main(pretraining) == 1
+    errors = capfd.readouterr().err
+    assert "There is no room left to write" in errors and errors.count("\n") == 1
+
+
 def test_it_names_a_setting_to_lower_for_every_stage():
     settings = config.load("tiny")
     for stage, key in memory.SETTINGS.items():

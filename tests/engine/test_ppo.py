@@ -706,6 +706,17 @@ def test_it_refuses_prompts_that_leave_no_room(tmp_path, world):
         run(tmp_path, world(max_new_tokens=60))
 
 
+@pytest.mark.parametrize("who", ["ref_policy", "reward_model"])
+def test_it_counts_the_room_of_every_network(tmp_path, world, make_policy, story_tokenizer, who):
+    short = make_policy(vocab_size=story_tokenizer.vocab_size, max_positions=16)
+    if who == "ref_policy":
+        checkpoint.save_policy(short, story_tokenizer, tmp_path / "short")
+    else:
+        checkpoint.save_reward_model(RewardModel(short, ScalarHead(32)), story_tokenizer, tmp_path / "short")
+    with pytest.raises(config.ConfigError, match=r"all read 16, so with ppo\.max_new_tokens=10 it may have 6"):
+        run(tmp_path, world(inputs={who: str(tmp_path / "short")}))
+
+
 def test_it_writes_the_metrics_that_the_page_documents(tmp_path, world):
     tokenizer = checkpoint.load_tokenizer_of(tmp_path / "policy")
     judge = checkpoint.load_reward_model(tmp_path / "reward_model")

@@ -7,6 +7,8 @@ run.devices=N starts N ranks under torchrun (launch.py); torchrun may also be us
 """
 
 import argparse
+import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -21,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from training.engine import config, launch, rundir
 from training.engine.launch import is_main, is_rank
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MODULES = {stage: stage for stage in rundir.STAGES} | {"tokenizer": "vocabulary"}
 
 
@@ -77,6 +80,9 @@ def run(stage, settings, run_dir, stop):
     except Exception as error:
         if memory.ran_out(error):
             return say_stopped(run_dir, "error", memory.advice(stage, settings, error), rundir.EXIT_USAGE)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            sentence = f"There is no room left to write {error.filename or run_dir}; free some disk space, then resume."
+            return say_stopped(run_dir, "error", sentence, 1)
         traceback.print_exc()
         sentence = f"The stage {stage} failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return say_stopped(run_dir, "error", sentence, 1)
@@ -89,10 +95,11 @@ def inspect(arguments):
     """The command that looks at one answer; it has no run directory."""
     from training.engine import inspection
     from training.engine.checkpoint import CheckpointError
+    from training.engine.tokenizer import TokenizerError
 
     try:
         inspection.main(arguments)
-    except (config.ConfigError, CheckpointError) as error:
+    except (config.ConfigError, CheckpointError, TokenizerError) as error:
         print(error, file=sys.stderr)
         return rundir.EXIT_USAGE
     return rundir.EXIT_OK
@@ -149,7 +156,8 @@ def say_stopped(run_dir, reason, sentence, code):
         print(sentence, file=sys.stderr)
         last = [event["step"] for event in rundir.read_events(run_dir)[0]][-1:]
         facts = {"reason": reason, "message": sentence, "exit_code": code}
-        rundir.append_event(run_dir, "stopped", step=last[0] if last else 0, **facts)
+        with contextlib.suppress(OSError):  # a full disk: the sentence and the exit code have said it
+            rundir.append_event(run_dir, "stopped", step=last[0] if last else 0, **facts)
     return code
 
 

@@ -19,6 +19,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from training.engine import families, family_config
 from training.engine.heads import RewardModel, ScalarHead
@@ -191,9 +192,10 @@ def new_directory(path, *, kind):
         _sync(temporary)
         # Rename last: a crash before here leaves no directory that looks complete.
         _replace_directory(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter where weights do not reach the disk
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())[:160]
         raise CheckpointError(
-            f"The checkpoint {path} cannot be written ({error.strerror}); free some disk space or check the "
+            f"The checkpoint {path} cannot be written ({why}); free some disk space or check the "
             f"directory's permissions, then resume."
         ) from None
     finally:

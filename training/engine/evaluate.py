@@ -150,25 +150,25 @@ def examine_scorer(config, compute, progress):
     judge = make_judge(config, compute.device)
     tokenizer = checkpoint.load_tokenizer_of(inputs.policy or inputs.reward_model)
     found = [item for item in data.load_rankings(inputs.rankings, measuring=True) if item.has_comparisons]
-    longest = min((member.config.max_positions for member in getattr(judge, "members", [])), default=math.inf)
     rankings, talks, lengths = [], [], []
     for item in found:
         prompt = tokenizer.encode_prompt(item.prompt)
         completions = [tokenizer.encode_completion(completion) for completion in item.completions]
-        if len(prompt) + max(map(len, completions)) > longest:
-            continue
-        rankings.append(item)
-        lengths += map(len, completions)
-        talks += [
+        own = [
             scorer.Conversation(messages=[*item.prompt, *completion], token_ids=[*prompt, *ids])
             for completion, ids in zip(item.completions, completions, strict=True)
         ]
+        if not all(scorer.reads(judge, talk) for talk in own):
+            continue
+        rankings.append(item)
+        lengths += map(len, completions)
+        talks += own
     if not rankings:
         raise data.DataError(f"{inputs.rankings} has no ranking with a comparison that is short enough to be scored.")
     if len(rankings) < len(found):
         progress.log(
             f"{len(found) - len(rankings)} of {len(found)} rankings are left out: they are longer than the reward "
-            f"model's {longest} tokens.",
+            f"model's {judge.max_positions} tokens.",
             level="warning",
         )
     with compute.autocast():
@@ -204,8 +204,9 @@ class Contest:
         self.policy = checkpoint.load_policy(inputs.policy, device=device)
         self.ref_policy = checkpoint.load_policy(inputs.ref_policy, device=device)
         self.judge = make_judge(self.config, device)
-        most = min(who.config.max_positions for who in (self.policy, self.ref_policy))
-        self.prompts = load_prompts(self.config, self.tokenizer, most, progress)
+        policies = (self.policy, self.ref_policy)
+        self.most = min(scorer.max_positions(self.judge), *(who.config.max_positions for who in policies))
+        self.prompts = load_prompts(self.config, self.tokenizer, self.most, progress)
         return {"prompts": len(self.prompts)}
 
     def draw(self):
@@ -243,6 +244,12 @@ class Contest:
             policy = checkpoint.load_policy(path, device=self.compute.device)
             if policy.config.vocab_size != self.policy.config.vocab_size:
                 raise ConfigError(f"{path} has another vocabulary than inputs.policy; a frontier needs one for all.")
+            longest = max(len(prompt.token_ids) for prompt in self.prompts)
+            if policy.config.max_positions <= longest:
+                raise ConfigError(
+                    f"{path} reads {policy.config.max_positions} tokens and the longest prompt has {longest}; leave "
+                    "the policy or the long prompts out."
+                )
             samples = self._draw(policy, f"frontier {number}")
             points.append(self._point(name_of(path), "policy", self._score(samples), self._kl(policy, samples)))
         for n in (2**power for power in range(1, max(self.settings.best_of, 1).bit_length())):
@@ -287,6 +294,7 @@ class Contest:
                 samples_per_prompt=copies,
                 seed=derive_seed(self.seed, purpose),
                 batch_size=self.sampler.batch_size,
+                max_positions=self.most,
             )
 
     def _score(self, samples, copies=1):
@@ -325,13 +333,13 @@ def load_prompts(config, tokenizer, max_positions, progress):
     fitting = [prompt for prompt in prompts if len(prompt.token_ids) < max_positions]
     if not fitting:
         raise data.DataError(
-            f"{config.inputs.prompts}: every prompt is longer than the policies' {max_positions} tokens; "
+            f"{config.inputs.prompts}: every prompt is longer than the {max_positions} tokens that all networks read; "
             "add shorter ones."
         )
     if len(fitting) < len(prompts):
         progress.log(
-            f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are left out: they are longer than the policies' "
-            f"{max_positions} tokens.",
+            f"{len(prompts) - len(fitting)} of {len(prompts)} prompts are left out: they are longer than the "
+            f"{max_positions} tokens that all networks read.",
             level="warning",
         )
     return fitting

@@ -66,10 +66,17 @@ def main(arguments):
     messages = [{"role": "user", "content": prompt}]
     completion = [{"role": "assistant", "content": answer}]
     prompt_ids, completion_ids = tokenizer.encode_prompt(messages), tokenizer.encode_completion(completion)
-    if len(prompt_ids) + len(completion_ids) > policy.config.max_positions:
+    most = min(network.config.max_positions for network in (policy, ref_policy or policy))
+    if len(prompt_ids) + len(completion_ids) > most:
         raise ConfigError(
-            f"Prompt and answer have {len(prompt_ids) + len(completion_ids)} tokens together; the policy reads at most "
-            f"{policy.config.max_positions}: shorten one."
+            f"Prompt and answer have {len(prompt_ids) + len(completion_ids)} tokens together; the policy and its "
+            f"reference read at most {most}: shorten one."
+        )
+    talk = scorer.Conversation(messages=[*messages, *completion], token_ids=[*prompt_ids, *completion_ids])
+    if judge is not None and not scorer.reads(judge, talk):
+        raise ConfigError(
+            f"Prompt and answer are longer than the {judge.max_positions} tokens that --reward-model reads: "
+            "shorten one."
         )
     aligned = judge is not None and judge.tokenizer is None  # else its tokens are not the policy's
     tokens = look(
@@ -83,7 +90,6 @@ def main(arguments):
     )
     print(table(tokens))
     if judge is not None:
-        talk = scorer.Conversation(messages=[*messages, *completion], token_ids=[*prompt_ids, *completion_ids])
         scores = judge.score([talk])
         members = "" if scores.std is None else f", the deviation among {len(judge.members)} is {scores.std.item():.3f}"
         print(f"\nscore {scores.mean.item():.3f}{members}")

@@ -32,6 +32,8 @@ TARGETS = {
     "all": ("attention.qkv", "attention.output", "mlp.up", "mlp.down"),
 }
 PREFIX = "base_model.model."
+SCORE = f"{PREFIX}score.weight"
+HEADS = {"score", "classifier"}  # PEFT names both for every ...ForSequenceClassification
 
 
 class LoraLinear(nn.Module):
@@ -184,7 +186,7 @@ def write_adapter(module, folder):
         for theirs, down, up in zip(names, layer.down.split(layer.rank), ups, strict=True):
             tensors |= {f"{PREFIX}{theirs}.lora_A.weight": down, f"{PREFIX}{theirs}.lora_B.weight": up}
     if is_reward_model:
-        tensors[f"{PREFIX}score.weight"] = module.head.weight
+        tensors[SCORE] = module.head.weight
         (folder / SHIFT).write_text(json.dumps({"score_shift": float(module.score_shift)}) + "\n")
     family = families.FAMILIES[trunk.config.family]
     modules = {
@@ -211,7 +213,8 @@ def write_adapter(module, folder):
 def load_adapter(module, path):
     """Attaches the adapter in a directory (ours or PEFT's own) to the network it was trained on; returns the network.
 
-    Raises CheckpointError for kinds of adapters other than plain LoRA on the matrices that `lora.targets` names.
+    Raises CheckpointError for kinds of adapters other than plain LoRA on the matrices that `lora.targets` names, and
+    for whatever else an adapter may hold that was trained (biases, whole modules): it must not be lost in silence.
     """
     path = Path(path)
     checkpoint.check_manifest(path)
@@ -220,18 +223,25 @@ def load_adapter(module, path):
     sizes = [values.get(name) for name in ("r", "lora_alpha")]
     if values.get("peft_type") != "LORA" or other or not all(type(n) in (int, float) and n > 0 for n in sizes):
         raise CheckpointError(f"{path} holds no plain LoRA adapter; other kinds are not read.")
-    tensors = read_tensors(path / WEIGHTS)
     is_reward_model = isinstance(module, RewardModel)
+    whole = set(values.get("modules_to_save") or ()) - (HEADS if is_reward_model else set())
+    if values.get("bias", "none") != "none" or whole:
+        what = f"whole modules ({', '.join(sorted(whole))})" if whole else "biases"
+        raise CheckpointError(f"{path} trains {what} beside its adapter, which are not read; merge it with PEFT first.")
+    tensors = read_tensors(path / WEIGHTS)
     trunk = module.trunk if is_reward_model else module
     for targets in TARGETS:
         settings = LoraConfig(rank=int(sizes[0]), alpha=float(sizes[1]), targets=targets)
         names = {name: _parts_in_files(trunk.config, name)[0] for name in _targets(trunk, targets)}
-        if {f"{PREFIX}{part}.lora_{side}.weight" for parts in names.values() for part in parts for side in "AB"} == {
-            name for name in tensors if ".lora_" in name
-        }:
+        wanted = {f"{PREFIX}{part}.lora_{side}.weight" for parts in names.values() for part in parts for side in "AB"}
+        if wanted == {name for name in tensors if ".lora_" in name}:
             break
     else:
         raise CheckpointError(f"{path} changes other matrices than this engine's adapters do ({', '.join(TARGETS)}).")
+    rest = set(tensors) ^ (wanted | ({SCORE} if is_reward_model else set()))
+    if rest:
+        why = "lacks" if min(rest) not in tensors else "holds, which this network has no place for,"
+        raise CheckpointError(f"{path} {why} the tensor {min(rest)}; name an adapter of this kind of network.")
     attach(module, settings, base=values.get("base_model_name_or_path") or "", seed=0)
     for name, layer in _lora_layers(trunk):
         parts = [
@@ -244,7 +254,7 @@ def load_adapter(module, path):
         except RuntimeError:
             raise CheckpointError(f"{path} does not fit this network: {name} has another shape.") from None
     if is_reward_model:
-        module.head.weight.copy_(tensors[f"{PREFIX}score.weight"])
+        module.head.weight.copy_(tensors[SCORE])
         if (path / SHIFT).exists():
             module.score_shift.fill_(float(read_json(path / SHIFT)["score_shift"]))
     return module

@@ -440,14 +440,17 @@ def load_prompts(config, players):
             f"{config.inputs.prompts} holds only prompts of the pool eval, which measure and must never train; "
             "add prompts of the pool ppo."
         )
-    most = players.policy.config.max_positions - config.ppo.max_new_tokens
+    networks = (players.policy.config, players.ref_policy.config)
+    longest = min(scorer.max_positions(players.scorer), *(architecture.max_positions for architecture in networks))
+    most = longest - config.ppo.max_new_tokens
     prompts = []
     for prompt in taken:
         token_ids = players.tokenizer.encode_prompt(prompt.messages)
         if len(token_ids) > most:
             raise ConfigError(
-                f"The prompt {prompt.digest} has {len(token_ids)} tokens; with ppo.max_new_tokens="
-                f"{config.ppo.max_new_tokens} it may have {most}: lower ppo.max_new_tokens or leave the prompt out."
+                f"The prompt {prompt.digest} has {len(token_ids)} tokens; policy, reference and reward model all read "
+                f"{longest}, so with ppo.max_new_tokens={config.ppo.max_new_tokens} it may have {most}: lower "
+                "ppo.max_new_tokens or leave the prompt out."
             )
         prompts.append(Prompt(messages=prompt.messages, token_ids=token_ids, text=scorer.readable(prompt.messages)))
     return prompts, note

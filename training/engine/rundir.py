@@ -22,6 +22,7 @@ An event: {"schema": "plumbline.event/1", "type", "step", "time", ...}. Types an
 """
 
 import datetime
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -87,7 +88,8 @@ def append_event(path, kind, /, *, step=0, **values):
 
 
 def read_events(path, offset=0):
-    """Whole events after a byte offset, and the offset to go on from. A half-written last line waits."""
+    """Whole events after a byte offset, and the offset to go on from. A half-written last line waits; lines that a full
+    disk or a crash cut short are passed over."""
     file_path = Path(path) / EVENTS
     if not file_path.exists():
         return [], offset
@@ -95,7 +97,15 @@ def read_events(path, offset=0):
         file.seek(offset)
         data = file.read()
     end = data.rfind(b"\n") + 1
-    return [json.loads(line) for line in data[:end].splitlines() if line.strip()], offset + end
+    return [event for line in data[:end].splitlines() if (event := _event_in(line))], offset + end
+
+
+def _event_in(line):
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "type" in event else None
 
 
 def record_checkpoint(path, record):
@@ -122,10 +132,14 @@ def checkpoint_records(path):
 
 def _append_line(path, value, *, sync=False):
     # NaN is no JSON: a reader in another language must be able to read every line.
-    line = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) + "\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    line = (json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, line.encode())
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line  # the last one was cut short, by a full disk or a crash
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         if sync:
             os.fsync(descriptor)
     finally:

@@ -6,6 +6,7 @@ where a Gumbel or exponential race costs a number for each entry of the vocabula
 """
 
 import dataclasses
+import math
 
 import torch
 
@@ -172,18 +173,20 @@ def generate(
     batch_size=512,
     only=None,
     stop=None,
+    max_positions=None,
 ):
     """Completions of prompts (lists of ids), `samples_per_prompt` of each standing together.
 
     only: the places of the prompts that are drawn, all by default; their draws are those of a call that draws all.
     stop: a completion's ids so far -> whether it ends with them (StopStrings, say); never in a rollout, whose
           completions must be whole samples of the policy.
+    max_positions: tokens of the longest prompt with its completion, where that is less than the policy's positions.
 
     batch_size bounds the rows decoded at once; prompts that wait take the places of rows that end. A row ends at a stop
     token (kept as its last id), after max_new_tokens, or where the policy's positions end. Raises ValueError for a
     prompt that leaves no room for a token.
     """
-    most = policy.config.max_positions
+    most = min(policy.config.max_positions, max_positions or math.inf)
     for number, prompt in enumerate(prompts):
         if not 0 < len(prompt) < most:
             raise ValueError(

@@ -5,6 +5,7 @@ setting can pick one of those names, never name a file or a module to import).
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -49,12 +50,18 @@ class RewardModelScorer:
 
     @torch.no_grad()
     def score(self, conversations):
-        rows = [self._encode(conversation) for conversation in conversations]
+        rows = [self.encode(conversation) for conversation in conversations]
         components = torch.stack([score_rows(member, rows) for member in self.members], dim=1)
         std = components.std(1) if len(self.members) > 1 else None
         return Scores(components.mean(1), std, components)
 
-    def _encode(self, conversation):
+    @property
+    def max_positions(self):
+        """The longest conversation that every member reads, in the reward models' own tokens."""
+        return min(member.config.max_positions for member in self.members)
+
+    def encode(self, conversation):
+        """The conversation in the reward models' own tokens."""
         if self.tokenizer is None:
             return list(conversation.token_ids)
         *prompt, completion = conversation.messages
@@ -114,15 +121,34 @@ def readable(messages):
     return "\n\n".join(f"{message['role']}: {message_text(message)}" for message in messages)
 
 
+def reads(judge, conversation):
+    """Whether a scorer can read so long a conversation."""
+    return not isinstance(judge, RewardModelScorer) or len(judge.encode(conversation)) <= judge.max_positions
+
+
+def max_positions(judge):
+    """The longest conversation that a scorer reads, in the policy's tokens; infinite where they are not its own."""
+    if isinstance(judge, RewardModelScorer) and judge.tokenizer is None:
+        return judge.max_positions
+    return math.inf
+
+
 def score_rows(reward_model, rows, branches=()):
     """(B,) float32 scores of lists of token ids, in their order.
 
     branches: for each row the token ids of what may follow it; then each row's branches are scored, and the row itself,
-    which they share, is computed once. No row may be without them.
+    which they share, is computed once. No row may be without them. Raises DataError for what the reward model's
+    positions do not hold: learned ones end there, and rotary ones say something, but nothing that was learned.
     """
     branches = branches or [()] * len(rows)
     device = reward_model.device
     sizes = [len(row) + sum(map(len, tails)) for row, tails in zip(rows, branches, strict=True)]
+    ends = [len(row) + max(map(len, tails), default=0) for row, tails in zip(rows, branches, strict=True)]
+    if (longest := max(ends, default=0)) > reward_model.config.max_positions:
+        raise data.DataError(
+            f"A prompt with its completion has {longest} tokens and the reward model reads at most "
+            f"{reward_model.config.max_positions}; lower max_new_tokens, leave long prompts out, or take another one."
+        )
     scores = [None] * len(rows)
     most = BATCH_TOKENS_GPU if device.type == "cuda" else data.CPU_PASS_TOKENS
     for batch in data.batches_by_length(sizes, most_tokens=most):
