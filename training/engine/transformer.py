@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from training.engine.linear import Linear
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RopeScaling:
@@ -209,8 +211,8 @@ class Attention(nn.Module):
         super().__init__()
         a = architecture
         self.n_heads, self.n_kv_heads, self.head_size = a.n_heads, a.n_kv_heads, a.head_size
-        self.qkv = nn.Linear(a.hidden_size, (a.n_heads + 2 * a.n_kv_heads) * a.head_size, bias=a.qkv_bias)
-        self.output = nn.Linear(a.n_heads * a.head_size, a.hidden_size, bias=a.output_bias)
+        self.qkv = Linear(a.hidden_size, (a.n_heads + 2 * a.n_kv_heads) * a.head_size, bias=a.qkv_bias)
+        self.output = Linear(a.n_heads * a.head_size, a.hidden_size, bias=a.output_bias)
         self.query_norm = RmsNorm(a.head_size, a.norm_eps) if a.qk_norm else None
         self.key_norm = RmsNorm(a.head_size, a.norm_eps) if a.qk_norm else None
 
@@ -247,8 +249,8 @@ class Mlp(nn.Module):
         a = architecture
         self.gated = a.mlp == "swiglu"
         self.approximate = "tanh" if a.mlp == "gelu_tanh" else "none"
-        self.up = nn.Linear(a.hidden_size, a.intermediate_size * (2 if self.gated else 1), bias=a.mlp_bias)
-        self.down = nn.Linear(a.intermediate_size, a.hidden_size, bias=a.mlp_bias)
+        self.up = Linear(a.hidden_size, a.intermediate_size * (2 if self.gated else 1), bias=a.mlp_bias)
+        self.down = Linear(a.intermediate_size, a.hidden_size, bias=a.mlp_bias)
 
     def forward(self, x):
         wide = self.up(x)
@@ -296,7 +298,7 @@ class Transformer(nn.Module):
         self.rotary = Rotary(a) if a.positions == "rope" else None
         self.blocks = nn.ModuleList(Block(a) for _ in range(a.n_layers))
         self.norm = make_norm(a, a.hidden_size)
-        self.lm_head = nn.Linear(a.hidden_size, a.vocab_size, bias=False)
+        self.lm_head = Linear(a.hidden_size, a.vocab_size, bias=False)
         if a.tie_embeddings:
             self.lm_head.weight = self.embedding.weight
 
