@@ -1,6 +1,8 @@
 """Chat templates: what transformers renders, and nothing that a hostile one tries."""
 
+import concurrent.futures
 import os
+import signal
 import time
 
 import pytest
@@ -105,6 +107,44 @@ def test_it_stops_a_hostile_template(name, monkeypatch):
     with pytest.raises(TemplateError):
         chat_template.render(HOSTILE[name], VALUES)
     assert chat_template.render("{{ messages[3].content }}", VALUES) == " More? "
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+def processor_seconds(process):
+    """What a child has used so far."""
+    with open(f"/proc/{process.pid}/stat", encoding="utf-8") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_it_counts_processor_time_so_that_a_busy_machine_refuses_no_honest_template(monkeypatch):
+    monkeypatch.setattr(chat_template, "SECONDS", 0.5)
+    renderer = chat_template.Renderer()
+    try:
+        renderer.render("x", VALUES)
+        process, before = renderer.process, processor_seconds(renderer.process)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            found = pool.submit(renderer.render, ENDLESS, VALUES)
+            while processor_seconds(process) < before + 0.1:
+                time.sleep(0.005)
+            os.kill(process.pid, signal.SIGSTOP)  # the machine has no time for it
+            time.sleep(1.0)
+            assert process.poll() is None  # twice the limit by the clock
+            os.kill(process.pid, signal.SIGCONT)
+            with pytest.raises(TemplateError, match=r"0\.5 seconds of processor time"):
+                found.result(timeout=50)
+    finally:
+        renderer.stop()
+
+
+def test_it_has_a_generous_limit_by_the_clock_beside(monkeypatch):
+    assert chat_template.CLOCK_SECONDS >= 30 * chat_template.SECONDS
+    monkeypatch.setattr(chat_template, "CLOCK_SECONDS", 0.3)
+    monkeypatch.setattr(chat_template, "SECONDS", 1000.0)
+    with pytest.raises(TemplateError, match=r"0\.3 by the clock"):
+        chat_template.render(ENDLESS, VALUES)
 
 
 def test_it_opens_no_file_and_starts_no_process_even_for_what_has_left_the_sandbox(monkeypatch):

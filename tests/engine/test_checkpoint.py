@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, named by their contents. (Families and hostile ones have files of their own.)"""
 
+import os
 import resource
 
 import pytest
@@ -15,6 +16,16 @@ IDS = torch.tensor([[5, 9, 11, 4, 30, 31, 7, 8, 12, 3]])
 def make_reward_model(policy, *, shift=0.25, seed=0):
     head = ScalarHead(policy.config.hidden_size, generator=torch.Generator().manual_seed(seed))
     return RewardModel(policy, head, score_shift=shift).eval()
+
+
+def test_its_files_can_be_read_by_whom_the_umask_lets(make_policy, story_tokenizer, tmp_path):
+    before = os.umask(0o027)
+    try:
+        checkpoint.save_policy(make_policy(), story_tokenizer, tmp_path / "policy")
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "policy").iterdir()}
+    assert "model.safetensors" in modes and set(modes.values()) == {"0o640"}, modes
 
 
 def test_it_keeps_an_ensemble_as_one_artifact(make_policy, story_tokenizer, tmp_path):

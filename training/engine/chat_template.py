@@ -2,8 +2,8 @@
 
 A template is code from a stranger. Loops can be counted from within, but not a sort of long texts or a list that holds
 itself twice, again and again. So a foreign template is rendered by a child process: the kernel ends it after SECONDS of
-processor time, refuses it memory beyond MEMORY_BYTES, and lets it open no file, no socket and no further process. Our
-own template is rendered here.
+processor time (a busy machine refuses no honest template) and CLOCK_SECONDS by the clock, refuses it memory beyond
+MEMORY_BYTES, and lets it open no file, no socket and no further process. Our own template is rendered here.
 
 What templates find is what the transformers library gives them: `messages`, `add_generation_prompt`, the special
 tokens, `tools` and `documents` as none, `raise_exception`, `strftime_now`, the tag `generation`.
@@ -32,7 +32,7 @@ import jinja2.utils
 SECONDS = 2.0  # of processor time for one conversation
 MEMORY_BYTES = 1_000_000_000
 CHARACTERS = 20_000_000  # of a rendered conversation
-START_SECONDS = 60.0  # by the clock, for a child on a busy machine
+CLOCK_SECONDS = 60.0  # by the clock, for one conversation on a busy machine
 
 # ChatML. A message of role `note` is text about the turn before it (a reader's remark in a pretraining text); it stands
 # right behind that turn's end, so that a policy learns to know at the end of a turn what could be said about it.
@@ -90,7 +90,8 @@ class Renderer:
         with self.lock:
             if self.process is None:
                 self._start()
-            request = {"template": template, "values": values, "seconds": SECONDS}
+            limits = {"seconds": SECONDS, "clock_seconds": CLOCK_SECONDS}
+            request = {"template": template, "values": values, **limits}
             try:
                 self.process.stdin.write(json.dumps(request).encode() + b"\n")
                 self.process.stdin.flush()
@@ -100,7 +101,8 @@ class Renderer:
             if not answer.endswith(b"\n"):
                 self.stop()
                 raise TemplateError(
-                    f"took more than {SECONDS:g} seconds or {MEMORY_BYTES // 1_000_000:,} MB and was stopped"
+                    f"took more than {SECONDS:g} seconds of processor time, {CLOCK_SECONDS:g} by the clock or "
+                    f"{MEMORY_BYTES // 1_000_000:,} MB and was stopped"
                 )
         found = json.loads(answer)
         if "error" in found:
@@ -145,14 +147,16 @@ def serve():
     answers.flush()
     for line in requests:
         request = json.loads(line)
-        # Nobody handles the signal, so the kernel ends the process, whatever it is doing.
+        # Nobody handles the signals, so the kernel ends the process, whatever it is doing.
         signal.setitimer(signal.ITIMER_PROF, request["seconds"])
+        signal.setitimer(signal.ITIMER_REAL, request["clock_seconds"])
         try:
             answer = {"text": render_here(request["template"], request["values"])}
         except TemplateError as error:
             answer = {"error": str(error)}
         written = json.dumps(answer).encode() + b"\n"
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+            signal.setitimer(timer, 0)
         answers.write(written)
         answers.flush()
 

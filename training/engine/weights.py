@@ -5,6 +5,7 @@ so that no file makes a reader take more memory than it is long.
 """
 
 import json
+import stat
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -103,11 +104,14 @@ def write_weights(folder, tensors, *, shard_bytes=SHARD_BYTES):
 
 
 def write_tensors(path, tensors):
-    """Writes one safetensors file."""
+    """Writes one safetensors file, which those can read whom the umask lets."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
     # Shared memory (a tied matrix) and strides are refused by the format: every tensor is written for itself.
     save_file(
         {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"}
     )
+    path.chmod(mode)  # safetensors puts a file in its place that only its owner can read
 
 
 def read_json(path):
