@@ -157,6 +157,7 @@ def page_data(request, project, page_progress, form, task_url=None):
     """What the page's scripts need to know; ASSIGNMENT stands for an id."""
     return {
         "key": f"{request.user.pk}:{project.slug}",
+        "person": str(request.user.pk),
         "progress": page_progress,
         "poll_seconds": POLL_SECONDS,
         "words": ranking_words(form),

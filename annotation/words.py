@@ -64,6 +64,7 @@ def ranking_words(form):
             "You are signed out. Sign in again in another tab: your rankings wait in this browser and are then sent."
         ),
         "refused": _("A ranking was not accepted: {message}"),
+        "not_skipped": _("It could not be skipped: the server did not answer. Try again in a moment."),
         "refused_unknown": _("The server gave no reason. Tell the project's admin if it happens again."),
         "expired": _(
             "The time for this task ran out and someone else may have it now. You can still send your ranking: "

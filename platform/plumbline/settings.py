@@ -67,6 +67,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "plumbline.same_person.refuse_another_person",
     # Behind the one that knows who asks; CSRF's, which reads the body, does so only when all of these have passed.
     "plumbline.limits.limit_bodies",
     "allauth.account.middleware.AccountMiddleware",

@@ -5,7 +5,7 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
-from annotation import demonstrations
+from annotation import assignment, demonstrations
 from annotation.models import Membership, Project, PromptSet, Ranking, Task
 
 pytestmark = pytest.mark.django_db
@@ -164,6 +164,19 @@ def test_a_demonstration_is_withdrawn_by_reviewers_and_whoever_wrote_it(
     assert api_for(annotator).post(path.format(first.pk)).json()["withdrawn_at"]
     assert api_for(reviewer).post(path.format(second.pk)).json()["withdrawn_at"]
     assert not project.demonstrations.filter(withdrawn_at=None).exists()
+
+
+def test_a_page_made_for_somebody_else_sends_nothing_in_ones_name(client_for, annotator, second_annotator, task):
+    lease = assignment.next_assignment(task.project, annotator=annotator)
+    path = f"/api/v1/assignments/{lease.pk}/heartbeat/"
+    pages = [path, PROJECT + "next/", reverse("annotation:rank_task", args=["stories"])]
+    signed_in, person = client_for(second_annotator), {"X-Plumbline-Person": str(annotator.pk)}
+    for page in pages:
+        answer = signed_in.post(page, {}, content_type="application/json", headers=person)
+        assert answer.status_code == 401, page
+    assert second_annotator.assignments.count() == 0
+    own = client_for(annotator).post(path, {}, content_type="application/json", headers=person)
+    assert own.status_code == 200
 
 
 CALLS = [

@@ -568,3 +568,38 @@ class TestWithoutJavaScript:
         page = plain_page()
         page.get_by_role("button", name="Skip").click()
         expect(page.locator("#empty")).to_be_visible()
+
+
+def test_a_refused_ranking_comes_back_as_it_was(make_tasks, open_ranking, project):
+    make_tasks(1)
+    page = open_ranking()
+    page.locator(".flags summary").first.click()
+    page.locator(".flags input").first.check()
+    press(page, "Escape")
+    # An admin takes the flag away while the page is open.
+    project.ranking_form = {"flags": [{"key": "other", "label": "Other"}]}
+    project.save()
+    press(page, "3", "1", "4", "2")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator("#notice")).to_contain_text("A ranking was not accepted: ")
+    expect(page.locator(".answer__rank")).to_have_text(["2nd", "4th", "Best", "3rd"])
+    expect(page.locator("#progress")).to_contain_text("0 of 60 today")
+    cards = shown(page)
+    press(page, "Enter")
+    assert order(wait_for_rankings(page, 1)[0], cards) == [[3], [1], [4], [2]]
+    page.problems.clear()  # the browser logs the call that was refused
+
+
+def test_a_skip_that_finds_no_connection_leaves_the_task_as_it_was(make_tasks, open_ranking, context):
+    make_tasks(1)
+    page = open_ranking()
+    settle(page)
+    press(page, "2")
+    context.set_offline(True)
+    press(page, "s", "2")
+    expect(page.locator("#notice")).to_contain_text("It could not be skipped")
+    context.set_offline(False)
+    cards = shown(page)
+    press(page, "1", "3", "4", "Enter")
+    assert order(wait_for_rankings(page, 1)[0], cards) == [[2], [1], [3], [4]]
+    page.problems.clear()  # the browser logs each call that found no connection

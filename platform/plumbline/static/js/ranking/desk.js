@@ -16,6 +16,7 @@ export class Desk {
     this.isFetchingAhead = false;
     this.retryTimer = null;
     this.handled = new Set(); // assignments sent or skipped on this page
+    this.refusals = new Map(); // assignment -> why the server did not take what was sent of it
   }
 
   /** With the task that came with the page, if it can be shown at once. */
@@ -42,6 +43,7 @@ export class Desk {
     task.element.querySelector(".answers").scrollLeft = 0;
     if (isWaitingForNote(task)) task.element.querySelector("[name=note]").focus({ preventScroll: true });
     if (Number(task.element.dataset.guideline) > page.guideline_version) this.view.noticeGuideline();
+    if (this.refusals.has(task.assignment)) this.view.notice(this.refusals.get(task.assignment));
   }
 
   /** The next task: the one loaded ahead if it is there, else from the server. */
@@ -161,18 +163,33 @@ export class Desk {
   // Keeping and giving back -------------------------------------------------------------------------------------
 
   keep() {
-    if (this.current) keepDraft(this.current);
+    if (this.current && !this.handled.has(this.current.assignment)) keepDraft(this.current);
   }
 
-  /** Sent or skipped: nothing of it is left to this page. */
+  /** On its way, sent or skipped. Its draft stays until the server has it. */
   settle(task) {
+    keepDraft(task);
     this.handled.add(task.assignment);
     this.leases.forget(task.assignment);
-    dropDraft(task.assignment);
+    this.refusals.delete(task.assignment);
+  }
+
+  /** The server has it. Another draft has begun where it was taken back meanwhile. */
+  forget(assignment) {
+    if (this.handled.has(assignment)) dropDraft(assignment);
+  }
+
+  /** It is not settled after all: the server hands it out again, and its draft is still here. */
+  reopen(assignment, sentence) {
+    this.handled.delete(assignment);
+    if (sentence) this.refusals.set(assignment, sentence);
+    if (sentence) this.view.notice(sentence);
+    this.fetchMissing();
   }
 
   /** A task that was sent is on the page again; the one that was there comes after it. */
   putBack(task, { isUnsent }) {
+    this.handled.delete(task.assignment);
     if (isUnsent) this.leases.hold(task.element);
     if (this.current) {
       this.keep();

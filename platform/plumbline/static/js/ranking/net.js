@@ -1,4 +1,7 @@
-// Calls to the server. Every answer is {status, data}; status 0 means that no answer came.
+// Calls to the server. Every answer is {status, data}; status 0 means that no answer came, 401 that this person is not
+// signed in, also where somebody else is by now.
+
+import { page } from "./page.js";
 
 const TIMEOUT_MS = 15_000;
 
@@ -8,7 +11,7 @@ function csrfToken() {
 }
 
 async function call(url, { body = null, accept, keepalive = false }) {
-  const headers = { "X-CSRFToken": csrfToken(), Accept: accept };
+  const headers = { "X-CSRFToken": csrfToken(), "X-Plumbline-Person": page.person, Accept: accept };
   if (body !== null) headers["Content-Type"] = "application/json";
   try {
     const answer = await fetch(url, {

@@ -18,10 +18,7 @@ export class Sending {
     this.outbox = new Outbox(`plumbline-outbox:${page.key}`, {
       onChange: () => this.drawOutbox(),
       onSent: (item) => this.afterSent(item),
-      onRefused: (item, message) => {
-        view.notice(fill(words.refused, { message: message ?? words.refused_unknown }));
-        this.desk.fetchAhead();
-      },
+      onRefused: (item, message) => this.afterRefused(item, message ?? words.refused_unknown),
       followUps,
     });
   }
@@ -98,21 +95,37 @@ export class Sending {
     if (!reason || desk.current !== task) return;
     desk.settle(task);
     this.sent = null;
-    view.toast(words.skipped, null, 3000);
     const skipping = postJson(url(task.assignment, "skip/"), { reason });
     // Without one loaded ahead, the server must know first: else it hands out the same task again.
-    if (!desk.ahead) await skipping;
-    if (desk.current === task) desk.advance();
+    if (desk.ahead || isOver(await skipping)) {
+      view.toast(words.skipped, null, 3000);
+      if (desk.current === task) desk.advance();
+    }
     const answer = await skipping;
     if (answer.status >= 400) view.notice(errorMessage(answer));
+    if (isOver(answer)) desk.forget(task.assignment);
+    else {
+      desk.leases.hold(task.element);
+      desk.reopen(task.assignment, errorMessage(answer) ?? words.not_skipped);
+    }
     desk.fetchAhead();
   }
 
   afterSent(item) {
     const { current } = this.desk;
+    this.desk.forget(item.assignment);
     if (current?.isEdit && current.assignment === item.assignment) {
       if (!this.outbox.items().some((other) => other.assignment === item.assignment)) location.assign(page.urls.work);
     } else this.desk.fetchMissing();
+  }
+
+  afterRefused(item, message) {
+    if (this.sent?.clientId === item.clientId) {
+      this.count(-this.sent.task.seconds, -1);
+      this.sent = null;
+      this.view.hideToast();
+    }
+    this.desk.reopen(item.assignment, fill(words.refused, { message }));
   }
 
   drawOutbox() {
@@ -133,6 +146,11 @@ export class Sending {
     progress.median_seconds = progress.done > 0 ? total / progress.done : null;
     this.view.drawProgress(progress);
   }
+}
+
+/** Whether the task is no longer this person's to skip: skipped now, or submitted or gone before. */
+function isOver({ status }) {
+  return status === 200 || status === 404 || status === 409;
 }
 
 /** What the outbox keeps and sends of a task. */
