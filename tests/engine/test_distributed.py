@@ -17,6 +17,7 @@ from tests.engine.test_reward_model import ranking
 from training.engine import __main__ as command
 from training.engine import checkpoint, config, ppo, pretrain, reward_model, rundir, sampling, sft
 from training.engine.heads import RewardModel, ScalarHead
+from training.engine.progress import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {"pretrain": pretrain, "sft": sft, "reward_model": reward_model, "ppo": ppo}
@@ -66,20 +67,22 @@ def settings(folder, make_policy, story_tokenizer):
     }  # fmt: skip
 
 
-def start_ranks(jobs, count=2):
+def start_ranks(commands):
+    """A process for each of the commands, which are Python's arguments; the first is the first rank's."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
+    count = str(len(commands))
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1",
               "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # fmt: skip
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.engine.rank_driver", json.dumps(jobs)],
+            [sys.executable, *arguments],
             cwd=ROOT,
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
         )
-        for rank in range(count)
+        for rank, arguments in enumerate(commands)
     ]
 
 
@@ -90,7 +93,7 @@ def test_two_ranks_compute_what_one_process_does(folder, settings):
     for stage, values in settings.items():
         directories[stage] = rundir.create(folder / f"two-{stage}", config.resolved(values))
         jobs.append([stage, str(directories[stage] / rundir.CONFIG), str(directories[stage])])
-    processes = start_ranks(jobs)
+    processes = start_ranks([["-m", "tests.engine.rank_driver", json.dumps(jobs)]] * 2)
     alone = {}
     for stage, values in settings.items():
         alone[stage] = rundir.create(folder / f"one-{stage}", config.resolved(values))
@@ -183,6 +186,22 @@ def test_every_rank_saves_and_ends_on_sigterm_and_with_its_supervisor(pretrainin
     assert process.wait(10) == rundir.EXIT_ORPHANED
     wait_until(lambda: not any(Path(f"/proc/{rank}/cwd").exists() for rank in ranks), seconds=10)
     process.stderr.close()
+
+
+@pytest.mark.slow
+def test_it_refuses_ranks_that_would_not_go_on_from_the_same_place(folder, settings):
+    """As on two machines without a shared folder: the second finds no checkpoint and would begin anew."""
+    run_dirs = [rundir.create(folder / name, config.resolved(settings["sft"])) for name in ("here", "there")]
+    with pytest.raises(Interrupted):
+        sft.train(settings["sft"], run_dirs[0], should_stop=lambda: True)
+    commands = [
+        ["-m", "training.engine", "sft", "--config", str(path / rundir.CONFIG), "--run-dir", str(path)]
+        for path in run_dirs
+    ]
+    processes = start_ranks(commands)
+    said = [process.communicate(timeout=120)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [rundir.EXIT_USAGE] * 2, said
+    assert said[0].startswith("The ranks do not resume from the same checkpoint;") and said[0].count("\n") == 1
 
 
 @pytest.mark.slow

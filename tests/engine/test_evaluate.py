@@ -61,6 +61,23 @@ def test_it_sums_the_exact_kl_of_each_completion(make_policy):
         assert found[row].item() == pytest.approx(sum((p[i] * np.log(p[i] / q[i])).sum() for i in places), rel=1e-4)
 
 
+def test_it_takes_no_more_tokens_at_once_for_the_kl_than_it_may(make_policy, monkeypatch):
+    policy, ref_policy = make_policy(seed=1), make_policy(seed=2)
+    prompts, completions = [[5] * (1 + n % 7) for n in range(30)], [[8 + n] * (1 + n % 5) for n in range(30)]
+    trajectories = rollout.collate(prompts, completions, pad_id=0)
+    whole = rollout.exact_kl_per_completion(policy, ref_policy, trajectories, most_tokens=10_000)
+    action_logits, taken = rollout.action_logits, []
+
+    def record(policy, part):
+        taken.append(part.input_ids.numel())
+        return action_logits(policy, part)
+
+    monkeypatch.setattr(rollout, "action_logits", record)
+    found = rollout.exact_kl_per_completion(policy, ref_policy, trajectories, most_tokens=24)
+    assert max(taken) <= 24 and len(taken) > 10
+    torch.testing.assert_close(found, whole, atol=1e-6, rtol=1e-4)
+
+
 def test_it_meets_k1_on_average(make_policy):
     """k1 over many samples of the policy is an unbiased estimate of the same KL."""
     policy, ref_policy = make_policy(seed=1), make_policy(seed=1)
@@ -73,7 +90,7 @@ def test_it_meets_k1_on_average(make_policy):
         logprobs = rollout.action_logprobs(rollout.action_logits(policy, t), t)
         ref_logprobs = rollout.action_logprobs(rollout.action_logits(ref_policy, t), t)
     k1 = rollout.completion_kl(logprobs, ref_logprobs, t.action_mask)
-    exact = rollout.exact_kl_per_completion(policy, ref_policy, t, batch_rows=1000)
+    exact = rollout.exact_kl_per_completion(policy, ref_policy, t, most_tokens=5000)
     error = (k1.std() / 4000**0.5).item()
     assert exact.mean().item() > 10 * error, "too close to 0 to tell"
     assert k1.mean().item() == pytest.approx(exact.mean().item(), abs=4 * error)

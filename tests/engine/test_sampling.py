@@ -11,6 +11,7 @@ from scipy import stats
 from training.engine import sampling, transformer
 from training.engine.sampling import Decoder, StopStrings, draw, filter_logits, generate
 from training.engine.transformer import Architecture, Transformer
+from training.engine.weights import CheckpointError
 
 PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17], [20, 21]]
 
@@ -67,6 +68,26 @@ def test_it_is_greedy_in_every_family_forked_compacted_and_refilled(family, batc
         batch_size=batch_size,
     )  # fmt: skip
     assert [sample.ids for sample in samples] == [ids for ids in expected for _ in range(3)]
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-40])
+def test_it_is_greedy_when_it_is_next_to_cold(make_policy, temperature):
+    policy = make_policy()
+    cold = generate(policy, PROMPTS, max_new_tokens=8, temperature=temperature)
+    assert [sample.ids for sample in cold] == [
+        sample.ids for sample in generate(policy, PROMPTS, max_new_tokens=8, temperature=0)
+    ]
+    assert all(value == 0.0 for sample in cold for value in sample.logprobs)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7, 1.0])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_it_refuses_weights_that_give_no_distribution(make_policy, temperature, number):
+    policy = make_policy()
+    with torch.no_grad():
+        policy.embedding.weight[7] = number  # in one prompt only, and in the logits of all of them where tied
+    with pytest.raises(CheckpointError, match="is not finite: its weights are damaged"):
+        generate(policy, PROMPTS, max_new_tokens=5, temperature=temperature)
 
 
 def test_it_ends_each_row_at_its_own_stop_token(make_policy):

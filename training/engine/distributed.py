@@ -125,6 +125,15 @@ def agree(*flags):
     return tuple(bool(flag) for flag in found.tolist())
 
 
+def is_same(text):
+    """Whether every rank has this text."""
+    if not ranks.is_initialized():
+        return True
+    found = [None] * ranks.get_world_size()
+    ranks.all_gather_object(found, text)
+    return len(set(found)) == 1
+
+
 def sum_gradients(parameters):
     """Adds the gradients up over the ranks. A parameter that has none on any rank keeps none."""
     if not ranks.is_initialized():

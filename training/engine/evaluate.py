@@ -28,7 +28,7 @@ from training.engine.rollout import derive_seed
 
 BOOTSTRAPS = 2000
 SAMPLES_SHOWN = 16
-PASS_TOKENS_GPU = 8192  # padded, in one pass for perplexity
+PASS_TOKENS_GPU = 8192  # padded, in one pass for perplexity or KL
 REPORT, ERRORS = "report.json", "confident_errors.json"
 
 
@@ -133,14 +133,19 @@ def within(pairs, tokens):
 @torch.no_grad()
 def mean_nats(policy, pairs, compute, pad_id):
     """Mean -log p per token of the second of each pair, after the first, nats."""
-    nats, most = 0.0, PASS_TOKENS_GPU if compute.device.type == "cuda" else data.CPU_PASS_TOKENS
-    for rows in data.batches_by_length([len(a) + len(b) for a, b in pairs], most_tokens=most):
+    nats = 0.0
+    for rows in data.batches_by_length([len(a) + len(b) for a, b in pairs], most_tokens=pass_tokens(compute)):
         prompts, completions = zip(*(pairs[row] for row in rows), strict=True)
         part = rollout.collate(prompts, completions, pad_id=pad_id, device=compute.device)
         with compute.autocast():
             logits = rollout.action_logits(policy, part)
         nats -= rollout.action_logprobs(logits, part).double().sum().item()
     return nats / sum(len(completion) for _, completion in pairs)
+
+
+def pass_tokens(compute):
+    """Padded tokens in one pass over a policy, as suits the device."""
+    return PASS_TOKENS_GPU if compute.device.type == "cuda" else data.CPU_PASS_TOKENS
 
 
 def examine_scorer(config, compute, progress):
@@ -313,7 +318,10 @@ class Contest:
             device=self.compute.device,
         )
         with self.compute.autocast():
-            return float(rollout.exact_kl_per_completion(policy, self.ref_policy, trajectories).mean())
+            kl = rollout.exact_kl_per_completion(
+                policy, self.ref_policy, trajectories, most_tokens=pass_tokens(self.compute)
+            )
+        return float(kl.mean())
 
     def _against_reference(self, scores, prefix):
         return compare(scores, self.ref_scores, prefix=prefix, seed=derive_seed(self.seed, "bootstrap"))

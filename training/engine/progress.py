@@ -26,7 +26,7 @@ import torch
 from training.engine import checkpoint, launch, rundir
 from training.engine import config as settings
 from training.engine.bar import Bar
-from training.engine.distributed import agree
+from training.engine.distributed import agree, is_same
 
 # Keys of run that change no result (but for the last bits): a run may be resumed with others.
 BOOKKEEPING = (
@@ -71,9 +71,18 @@ class Progress:
         self._tracked |= parts
 
     def start(self, resume=None, *, device="cpu"):
-        """Writes the event `started`; restores what is tracked from the resume checkpoint, if one is given."""
+        """Writes the event `started`; restores what is tracked from the resume checkpoint, if one is given.
+
+        Raises CheckpointError for one that does not fit, and where ranks would not go on from the same one.
+        """
         if resume:
             self._restore(Path(resume))
+        if not is_same(f"{self.step} {checkpoint.digest(resume) if resume else ''}"):
+            # Gradients of different weights would be added up.
+            raise checkpoint.CheckpointError(
+                "The ranks do not resume from the same checkpoint; put the run directory where all machines see it, or "
+                "name a copy of one checkpoint to each by inputs.resume."
+            )
         self._saved_at, self._saved_step = self._clock(), self.step
         self._bar.start(self.step)
         self._event(

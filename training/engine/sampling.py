@@ -11,8 +11,10 @@ import math
 import torch
 
 from training.engine.transformer import KeyValueCache, rounded
+from training.engine.weights import CheckpointError
 
 PREFILL_TOKENS = 16384  # in one forward pass over prompts
+COLD, COLDEST = 1e-3, 1e-30  # temperatures: below the first, logits may pass what a float holds; the second is greedy
 REFILL_SHARE = 0.25  # of the rows must be free before new prompts come in: they are read together
 
 
@@ -133,7 +135,11 @@ def filter_logits(logits, *, temperature=1.0, top_k=0, top_p=1.0):
     """
     if temperature == 0:
         best = logits.argmax(dim=-1, keepdim=True)
-        return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
+        # 0 for the likeliest; what is not finite stays so, or nobody would hear of it.
+        return torch.full_like(logits, -torch.inf).scatter(-1, best, logits.gather(-1, best) * 0)
+    if temperature < COLD:
+        # Divided, even the likeliest would pass what a float holds.
+        logits, temperature = logits - logits.amax(dim=-1, keepdim=True), max(temperature, COLDEST)
     if temperature != 1:
         logits = logits / temperature
     if 0 < top_k < logits.shape[-1]:
@@ -149,12 +155,15 @@ def filter_logits(logits, *, temperature=1.0, top_k=0, top_p=1.0):
 
 
 def draw(logits, uniforms):
-    """(tokens, logprobs), both (rows,). logits (rows, V) as sampled from; uniforms (rows,) float64 in [0, 1)."""
+    """(tokens, logprobs), both (rows,). logits (rows, V) as sampled from; uniforms (rows,) float64 in [0, 1).
+
+    Where the logits are no distribution (NaN, infinite) the logprob is not finite and the token means nothing.
+    """
     chances = torch.softmax(logits, dim=-1)
     mass = chances.cumsum(dim=-1, dtype=torch.float64)
     # Strictly less than the whole mass, so that the token found always has some.
     sought = uniforms[:, None] * mass[:, -1:] * (1 - 2.0**-50)
-    tokens = torch.searchsorted(mass, sought, right=True)
+    tokens = torch.searchsorted(mass, sought, right=True).clamp(max=logits.shape[-1] - 1)  # NaN is past the end
     return tokens[:, 0], chances.gather(1, tokens)[:, 0].log()
 
 
@@ -184,7 +193,7 @@ def generate(
 
     batch_size bounds the rows decoded at once; prompts that wait take the places of rows that end. A row ends at a stop
     token (kept as its last id), after max_new_tokens, or where the policy's positions end. Raises ValueError for a
-    prompt that leaves no room for a token.
+    prompt that leaves no room for a token, CheckpointError for weights that give no distribution.
     """
     most = min(policy.config.max_positions, max_positions or math.inf)
     for number, prompt in enumerate(prompts):
@@ -228,7 +237,7 @@ def generate(
         ids[owners, steps] = tokens
         logprobs[owners, steps] = chosen
         steps = steps + 1
-        ended = torch.isin(tokens, stop_ids)
+        ended = torch.isin(tokens, stop_ids) | ~torch.isfinite(chosen)
         if stop is not None:
             so_far = zip(ids[owners].tolist(), steps.tolist(), strict=True)
             ended |= torch.tensor([stop(row[:length]) for row, length in so_far], device=device)
@@ -240,6 +249,11 @@ def generate(
             owners, steps, tokens = owners[kept], steps[kept], tokens[kept]
         if decoder.rows:
             decoder.step(tokens)
+    if not bool(torch.isfinite(logprobs).all()):
+        raise CheckpointError(
+            "The policy's distribution over the next token is not finite: its weights are damaged, or training ran "
+            "away; take another checkpoint."
+        )
     ids, logprobs, stopped = ids.tolist(), logprobs.tolist(), stopped.tolist()
     return [
         Sample(ids[row][:length], logprobs[row][:length], "stop" if stopped[row] else "length")
