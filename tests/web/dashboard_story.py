@@ -75,7 +75,8 @@ def rank(task, annotator, order, source="annotator", seconds=14.0):
 
 
 def add_rankings(project, annotator, count, source="annotator"):
-    prompts = list(Prompt.objects.filter(prompt_set__project=project))
+    """Rankings that train: the eval pool's measure."""
+    prompts = list(Prompt.objects.filter(prompt_set__project=project).exclude(pool="eval"))
     for index in range(count):
         task = add_task(project, prompts[index % len(prompts)], ["a" * 64, "b" * 64])
         rank(task, annotator, [0, 1], source=source, seconds=10 + index % 7)
