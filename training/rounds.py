@@ -297,8 +297,9 @@ def conclude(round):
 
 
 def promote_if_better(round, policy, result):
-    """Promotes the new policy where it beats the old one for sure, by the reward model's word."""
-    if (result.get("win_rate_low") or 0) <= 0.5:
+    """Promotes the new policy where it beats the old one for sure, by the reward model's word on prompts that training
+    never saw."""
+    if (result.get("win_rate_low") or 0) <= 0.5 or result.get("trainable_share"):
         return
     try:
         checkpoints.promote(policy)

@@ -279,6 +279,16 @@ def test_it_leaves_out_prompts_without_room_for_an_answer(tmp_path, world):
         evaluate.train(settings, run_dir)
 
 
+def test_it_says_how_many_prompts_training_may_have_seen(tmp_path, world):
+    run_dir = rundir.create(tmp_path / "run", config.resolved(world()))
+    assert evaluate.train(world(), run_dir)["trainable_share"] == 0
+    assert not [event for event in rundir.read_events(run_dir)[0] if event["type"] == "log"]
+    assert evaluate.train(world(pool=""), run_dir)["trainable_share"] == 1 / 9
+    (said,) = [event for event in rundir.read_events(run_dir)[0] if event["type"] == "log"]
+    assert said["level"] == "warning"
+    assert said["message"].startswith("1 of 9 prompts are not of the pool eval, so training may have seen them")
+
+
 def test_it_draws_no_more_than_every_network_reads(tmp_path, world, make_policy, story_tokenizer):
     short = make_policy(vocab_size=story_tokenizer.vocab_size, max_positions=24)
     checkpoint.save_reward_model(RewardModel(short, ScalarHead(32)), story_tokenizer, tmp_path / "short")

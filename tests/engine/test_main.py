@@ -136,6 +136,19 @@ def test_it_says_what_to_lower_where_memory_runs_out(pretraining, tmp_path, monk
     assert sentence in capfd.readouterr().err
 
 
+def test_it_goes_on_from_its_own_directory_once_it_has_a_checkpoint(pretraining, tmp_path, monkeypatch):
+    from training.engine import pretrain, progress
+
+    given = []
+    monkeypatch.setattr(pretrain, "train", lambda *_, resume, **__: given.append(resume))
+    earlier = "inputs.resume=earlier"
+    assert command.main([*pretraining, earlier]) == rundir.EXIT_OK
+    own = tmp_path / "run" / "checkpoints" / "step-00000004"
+    monkeypatch.setattr(progress, "newest_checkpoint", lambda run_dir: own)
+    assert command.main([*pretraining, earlier]) == rundir.EXIT_OK
+    assert given == ["earlier", own]
+
+
 def test_it_goes_on_after_a_line_that_a_full_disk_cut_short(tmp_path, monkeypatch):
     write = os.write
     rundir.append_event(tmp_path, "log", message="first")

@@ -564,7 +564,9 @@ class Unsure:
 
 def test_it_takes_doubt_off_a_score_and_clips_what_is_left(world, monkeypatch):
     made = world(uncertainty_coef=4.0, score_clip=3.5)
-    players = dataclasses.replace(ppo.make_players(made), scorer=Unsure())
+    with pytest.raises(config.ConfigError, match=r"there is one only; .* or set ppo\.uncertainty_coef=0"):
+        ppo.make_players(made)
+    players = dataclasses.replace(ppo.make_players(world()), scorer=Unsure())
     monkeypatch.setattr(rollout, "scores_with_ends", lambda scores, ended, missing: scores)
     drawn, readings = sample(made, players, made.ppo)
     # k - 4 * (k + 1) / 2 = -2 - k, not below -3.5

@@ -236,14 +236,36 @@ def test_it_serves_every_document_once_an_epoch():
 
 
 def test_it_cuts_documents_longer_than_a_row(story_tokenizer):
-    parts = pretrain.encode_documents(story_tokenizer, ["Once there was a shy fox. " * 4], 10)
-    assert max(map(len, parts)) == 10
-    assert sum(parts, [])[-1] == story_tokenizer.eos_id  # noqa: RUF017 - short
+    (whole,) = pretrain.encode_documents(story_tokenizer, ["Once there was a shy fox. " * 4])
+    assert whole[-1] == story_tokenizer.eos_id
+    parts = pretrain.cut([whole[:21]], 10)
+    assert parts == [whole[:10], whole[10:20]], "a token alone predicts nothing"
+
+
+def test_it_validates_on_no_document_that_it_trains_on(inputs, tmp_path, monkeypatch):
+    """Documents of many rows each, the words of which say which one they are from."""
+    texts = [" ".join([name] * 60) for name in ("fox", "owl", "bear", "mouse", "kite", "lamp")]
+    (tmp_path / "documents.txt").write_text("\n\n".join(texts))
+    packer, sides = pretrain.Packer, {}
+
+    def record(documents, **named):
+        sides["training"] = {token for ids in documents for token in ids[2:-2]}
+        return packer(documents, **named)
+
+    def loss(policy, documents, *rest):
+        sides["validation"] = {token for ids in documents for token in ids[2:-2]}
+        return 1.0
+
+    monkeypatch.setattr(pretrain, "Packer", record)
+    monkeypatch.setattr(pretrain, "validation_loss", loss)
+    small = {"steps": 1, "batch_tokens": 96, "sequence_length": 16, "validation_share": 0.4}
+    run(pretrain, settings(inputs, ("documents", "tokenizer"), pretrain=small), tmp_path / "run")
+    assert sides["validation"] and sides["training"] and not sides["validation"] & sides["training"]
 
 
 def test_it_packs_conversations_beside_texts_in_their_order(story_tokenizer):
     talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
-    documents = pretrain.encode_documents(story_tokenizer, ["One.", talk, "Two."], 100)
+    documents = pretrain.encode_documents(story_tokenizer, ["One.", talk, "Two."])
     end = [story_tokenizer.eos_id]
     one, two = story_tokenizer.encode("One."), story_tokenizer.encode("Two.")
     assert documents == [one + end, story_tokenizer.apply_chat_template(talk) + end, two + end]
@@ -407,6 +429,39 @@ def test_it_refuses_devices_that_it_cannot_serve(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(config.ConfigError, match="finds no CUDA device"):
         Compute(config.RunConfig(device="cuda"))
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "highest"), ("auto", "high"), ("bfloat16", "high")])
+def test_it_computes_in_float32_on_a_gpu_where_that_is_asked_for(monkeypatch, dtype, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.get_float32_matmul_precision()
+    try:
+        Compute(config.RunConfig(device="cuda", dtype=dtype))
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"kl_target": 3.0, "kl_coef": 0.0}, "0 stays 0; set a first ppo.kl_coef"),
+        ({"value_learning_rate": 1e-3, "value_network": "shared"}, "set ppo.value_learning_rate=0"),
+    ],
+)
+def test_it_refuses_settings_that_would_do_nothing(values, sentence):
+    with pytest.raises(config.ConfigError, match=re.escape(sentence)):
+        config.build({"ppo": values})
+
+
+def test_it_clears_away_what_killed_saves_have_left(tmp_path):
+    leftovers = [".output.0a1b2c3d.tmp", ".output.0a1b2c3d.old", "checkpoints/.step-00000003.99999999.tmp"]
+    others = ["output", "checkpoints/step-00000002", ".mine.tmp", "notes.0a1b2c3d.tmp"]
+    for name in (*leftovers, *others):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").touch()
+    Progress(config.Config(), tmp_path, stage="sft", total_steps=1).start()
+    assert [name for name in (*leftovers, *others) if (tmp_path / name).exists()] == others
 
 
 def test_it_trains_and_samples_in_bfloat16(inputs, tmp_path):

@@ -200,6 +200,16 @@ def test_it_promotes_by_itself_where_the_plan_says_so(started, play, project):
     assert round.result["auto_promoted"]
 
 
+def test_it_never_promotes_by_itself_on_prompts_that_training_saw(started, play, project, monkeypatch):
+    plans.change_plan(project, auto_promote=True)
+    before, evaluation = checkpoints.promoted(project).digest, rounds.evaluation
+    monkeypatch.setattr(rounds, "evaluation", lambda round: {**evaluation(round), "trainable_share": 0.25})
+    round = play(started)
+    assert round.result["win_rate_low"] > 0.5
+    assert checkpoints.promoted(project).digest == before != round.result["policy"]
+    assert "auto_promoted" not in round.result
+
+
 def test_it_lets_the_policy_answer_first_prompts(project, plan, sft, prompts, play):
     round = play(rounds.first_completions(project))
     assert (round.state, round.number) == (RoundState.SUCCEEDED, 0)

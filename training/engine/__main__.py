@@ -69,7 +69,8 @@ def run(stage, settings, run_dir, stop):
     try:
         if is_rank() and stage not in launch.SHARED_STAGES:
             raise config.ConfigError(f"The stage {stage} takes one process; set run.devices=1, or leave torchrun out.")
-        resume = settings.inputs.resume or newest_checkpoint(run_dir)
+        # What this directory has is newer: it went on from inputs.resume.
+        resume = newest_checkpoint(run_dir) or settings.inputs.resume
         module.train(settings, run_dir, resume=resume, should_stop=stop.is_set)
     except Interrupted as error:
         return say_stopped(run_dir, "interrupted", str(error), rundir.EXIT_INTERRUPTED)

@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -40,6 +41,7 @@ from training.engine.weights import (
 MANIFEST_SCHEMA = "plumbline.manifest/1"
 MANIFEST = "manifest.json"
 MAX_MEMBERS = 64
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.(tmp|old)")  # the names that new_directory gives
 
 
 def save_policy(policy, tokenizer, path, *, dtype="float32", shard_bytes=SHARD_BYTES):
@@ -200,6 +202,13 @@ def new_directory(path, *, kind):
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder):
+    """Removes what killed saves have left in a folder. For a run's own folders, where nothing is being saved."""
+    for path in Path(folder).iterdir():
+        if LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _replace_directory(temporary, path):

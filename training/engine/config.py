@@ -75,7 +75,9 @@ class InputsConfig:
     rankings: str = setting("", "Rankings in the native format, JSONL.")
     prompts: str = setting("", "Prompts, JSONL with `messages` and `pool`.")
     frontier: str = setting("", "Further policies' directories for evaluate's KL frontier, separated by commas.")
-    resume: str = setting("", "Resume checkpoint of an earlier attempt at the same run.")
+    resume: str = setting(
+        "", "Resume checkpoint of an earlier attempt at the same run, until the run directory has one of its own."
+    )
 
 
 @_config
@@ -499,6 +501,16 @@ def _checked(key, value, rules):
 def _check_together(config):
     _check_multiple("ppo.batch_size", config.ppo.batch_size, "ppo.minibatch_size", config.ppo.minibatch_size)
     _check_multiple("ppo.batch_size", config.ppo.batch_size, "ppo.samples_per_prompt", config.ppo.samples_per_prompt)
+    if config.ppo.kl_target and not config.ppo.kl_coef:
+        raise ConfigError(
+            f"ppo.kl_target={config.ppo.kl_target} steers ppo.kl_coef by multiplying it, and 0 stays 0; set a first "
+            "ppo.kl_coef, such as 0.05, or ppo.kl_target=0."
+        )
+    if config.ppo.value_learning_rate and config.ppo.value_network == "shared":
+        raise ConfigError(
+            f"ppo.value_learning_rate={config.ppo.value_learning_rate} is that of a separate value network, and "
+            "ppo.value_network=shared has none; set ppo.value_learning_rate=0."
+        )
     _check_multiple("model.hidden_size", config.model.hidden_size, "model.n_heads", config.model.n_heads)
     _check_multiple("model.n_heads", config.model.n_heads, "model.n_kv_heads", config.model.n_kv_heads)
     head_size = config.model.hidden_size // config.model.n_heads

@@ -28,6 +28,7 @@ from training.engine.rollout import derive_seed
 
 BOOTSTRAPS = 2000
 SAMPLES_SHOWN = 16
+HELD_OUT_POOL = "eval"  # the one pool that no stage trains on
 PASS_TOKENS_GPU = 8192  # padded, in one pass for perplexity or KL
 REPORT, ERRORS = "report.json", "confident_errors.json"
 
@@ -38,6 +39,7 @@ class Prompt:
 
     messages: list[dict]
     token_ids: list[int]
+    pool: str
 
 
 def train(config, run_dir, *, resume=None, should_stop=None):
@@ -212,7 +214,14 @@ class Contest:
         policies = (self.policy, self.ref_policy)
         self.most = min(scorer.max_positions(self.judge), *(who.config.max_positions for who in policies))
         self.prompts = load_prompts(self.config, self.tokenizer, self.most, progress)
-        return {"prompts": len(self.prompts)}
+        trainable = sum(prompt.pool != HELD_OUT_POOL for prompt in self.prompts)
+        if trainable:
+            progress.log(
+                f"{trainable} of {len(self.prompts)} prompts are not of the pool {HELD_OUT_POOL}, so training may have "
+                "seen them and the figures may flatter the policy; add prompts of that pool.",
+                level="warning",
+            )
+        return {"prompts": len(self.prompts), "trainable_share": trainable / len(self.prompts)}
 
     def draw(self):
         self.samples = self._draw(self.policy, "policy")
@@ -337,7 +346,10 @@ def load_prompts(config, tokenizer, max_positions, progress):
     """The prompts that leave room for a token; says how many do not. Raises DataError where none does."""
     settings = config.evaluate
     found = data.load_prompts(config.inputs.prompts, pool=settings.pool, limit=settings.prompts)
-    prompts = [Prompt(messages=prompt.messages, token_ids=tokenizer.encode_prompt(prompt.messages)) for prompt in found]
+    prompts = [
+        Prompt(messages=prompt.messages, token_ids=tokenizer.encode_prompt(prompt.messages), pool=prompt.pool)
+        for prompt in found
+    ]
     fitting = [prompt for prompt in prompts if len(prompt.token_ids) < max_positions]
     if not fitting:
         raise data.DataError(

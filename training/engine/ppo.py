@@ -364,6 +364,11 @@ def make_players(config):
         judge = scorer.named("ppo.scorer", config.ppo.scorer)
     else:
         judge = scorer.load(inputs.reward_model, policy_path=inputs.policy, device=device)
+    if config.ppo.uncertainty_coef and not scorer.has_doubt(judge):
+        raise ConfigError(
+            f"ppo.uncertainty_coef={config.ppo.uncertainty_coef} subtracts the deviation among an ensemble's members, "
+            "and there is one only; train it with reward_model.members=3, say, or set ppo.uncertainty_coef=0."
+        )
     value_network = value_head = None
     if config.ppo.value_network == "shared":
         value_head = ScalarHead(policy.config.hidden_size, zero=True).to(device)

@@ -37,8 +37,9 @@ def train(config, run_dir, *, resume=None, should_stop=None):
             f"{policy.config.max_positions} tokens."
         )
     texts, counts, note = load_clean(config)
-    documents = encode_documents(tokenizer, texts, settings.sequence_length)
+    documents = encode_documents(tokenizer, texts)
     training, validation = split(documents, settings.validation_share, seed=config.run.seed)
+    training, validation = cut(training, settings.sequence_length), cut(validation, settings.sequence_length)
     rows = max(1, settings.batch_tokens // settings.sequence_length)
     compute.require_rows("pretrain.batch_tokens / pretrain.sequence_length", rows)
     packer = Packer(training, rows=rows, length=settings.sequence_length, seed=config.run.seed)
@@ -98,15 +99,14 @@ def make_policy(config, tokenizer):
     return Transformer(architecture).initialise(torch.Generator().manual_seed(config.run.seed))
 
 
-def encode_documents(tokenizer, loaded, length):
-    """Ids of each text or conversation, ended by the end-of-text token; one longer than a row becomes several."""
+def encode_documents(tokenizer, loaded):
+    """Ids of each text or conversation, ended by the end-of-text token. One without two tokens is left out."""
     texts = [document for document in loaded if isinstance(document, str)]
     encoded = iter(tokenizer.encode_batch(texts))
     documents = []
     for document in loaded:
         ids = next(encoded) if isinstance(document, str) else tokenizer.apply_chat_template(document)
-        ids = [*ids, tokenizer.eos_id]
-        documents += [ids[start : start + length] for start in range(0, len(ids), length)]
+        documents.append([*ids, tokenizer.eos_id])
     documents = [ids for ids in documents if len(ids) > 1]
     if not documents:
         raise data.DataError("The documents have no two tokens in a row; there is nothing to predict.")
@@ -114,12 +114,21 @@ def encode_documents(tokenizer, loaded, length):
 
 
 def split(documents, share, *, seed):
-    """(training, validation), the latter a random `share` of the documents."""
+    """(training, validation), the latter a random `share` of the documents; nothing of a single one."""
     count = min(max(1, round(share * len(documents))), len(documents) - 1) if share > 0 else 0
     order = data.shuffled(len(documents), seed=seed, epoch=-1)
     held_out = set(order[:count])
     training = [ids for number, ids in enumerate(documents) if number not in held_out]
     return training, [documents[number] for number in sorted(held_out)]
+
+
+def cut(documents, length):
+    """The documents in pieces no longer than a row, those of one token left out.
+
+    Only after the split: the pieces of a document know each other, and must not stand on both sides of it.
+    """
+    pieces = [ids[start : start + length] for ids in documents for start in range(0, len(ids), length)]
+    return [ids for ids in pieces if len(ids) > 1]
 
 
 class Packer:

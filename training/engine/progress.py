@@ -83,6 +83,10 @@ class Progress:
                 "The ranks do not resume from the same checkpoint; put the run directory where all machines see it, or "
                 "name a copy of one checkpoint to each by inputs.resume."
             )
+        if launch.is_main():
+            for folder in (self.run_dir, self.run_dir / rundir.CHECKPOINTS):
+                if folder.is_dir():
+                    checkpoint.remove_leftovers(folder)
         self._saved_at, self._saved_step = self._clock(), self.step
         self._bar.start(self.step)
         self._event(

@@ -126,6 +126,11 @@ def reads(judge, conversation):
     return not isinstance(judge, RewardModelScorer) or len(judge.encode(conversation)) <= judge.max_positions
 
 
+def has_doubt(judge):
+    """Whether a scorer's scores may come with a deviation."""
+    return len(judge.members) > 1 if isinstance(judge, RewardModelScorer) else not isinstance(judge, FunctionScorer)
+
+
 def max_positions(judge):
     """The longest conversation that a scorer reads, in the policy's tokens; infinite where they are not its own."""
     if isinstance(judge, RewardModelScorer) and judge.tokenizer is None:
