@@ -6,7 +6,9 @@ Two tables a shape. Matched: float32, two networks, attention by torch's fused k
 side: every variant of a side is measured (they are named below), and its fastest stands. Both sides have the same
 torch, threads, weights, lengths, epochs and batch, no dropout, no gradient checkpointing; they take turns, each in a
 process of its own, and the median over their steps (the first one left out) is given, with the processor seconds beside
-the clock, which other work on the machine changes less. The peers live in environments of their own, made on first use
+the clock, which other work on the machine changes less. A third table says which share of the speed of a large matrix
+product, measured in the same process with the same threads and dtype, each of our stages reaches; flops.py has the
+formula. The peers live in environments of their own, made on first use
 in --cache (2.9 GB): TRL 1.12.0, the last with PPO, and TRL 1.16 with transformers 5.23. Data and models are made anew
 in a temporary folder.
 """
@@ -125,11 +127,17 @@ def run(python, script, work, variant, folder, arguments):
 
 
 def summarise(readings):
-    """{rate, cpu_rate: units a second of the clock and of a processor, medians over steps, megabytes}, or {error}."""
+    """{rate, cpu_rate: units a second of the clock and of a processor, medians over steps, megabytes, and of our side
+    gflops a processor second and their share of the peak}, or {error}."""
     good = [reading for reading in readings if "error" not in reading]
     if not good:
         return readings[0]
-    return {
+    ours = {}
+    if "peak_flops" in good[0]:
+        speeds = [(f / s, r["peak_flops"]) for r in good for f, s in zip(r["flops"], r["cpu_seconds"], strict=True)]
+        ours["gflops"] = statistics.median(speed for speed, _ in speeds) / 1e9
+        ours["share"] = statistics.median(speed / peak for speed, peak in speeds)
+    return ours | {
         "rate": statistics.median(u / s for r in good for u, s in zip(r["units"], r["seconds"], strict=True)),
         "cpu_rate": statistics.median(u / s for r in good for u, s in zip(r["units"], r["cpu_seconds"], strict=True)),
         "megabytes": statistics.median(reading["megabytes"] for reading in good),
@@ -159,7 +167,20 @@ def report(shape, found):
                 rows.append(("ppo, peak memory", "MB", *sizes, f"{memory:.2f}", "", wanted))
         print(f"\n{shape}, {title}")
         print_table(rows)
+    print(f"\n{shape}, share of the measured peak")
+    print_table([("work", "variant", "GFLOP a processor second", "share", "wanted"), *shares(found)])
     print(flush=True)
+
+
+def shares(found):
+    """Rows of the table of our share of the peak: every variant of every work that could be measured."""
+    for work, sides in found.items():
+        for number, reading in sides["ours"].items():
+            if "share" in reading:
+                variant = OUR_VARIANTS[number]
+                name = f"{variant['dtype']}, {variant['value']}" if work == "ppo" else variant["dtype"]
+                wanted = "at least 0.5" if work == "ppo" else ""
+                yield work, name, f"{reading['gflops']:.1f}", f"{reading['share']:.2f}", wanted
 
 
 def pick(by_variant, *, best):

@@ -4,6 +4,7 @@ import contextlib
 import types
 
 import torch
+from flops import Flops, peak
 from measuring import Steps, load_data, read_task
 
 from training.engine import checkpoint, config, ppo, reward_model, rollout, sampling, sft
@@ -35,15 +36,19 @@ def measure_ppo(task, data, compute):
     prompts = [
         types.SimpleNamespace(token_ids=ids, messages=[{"role": "user", "content": ""}]) for ids in data["prompts"]
     ]
-    steps = Steps()
+    steps, flops = Steps(), Flops(players.policy.config)
     for iteration in range(settings.iterations):
         batch = ppo.take_prompts(prompts, iteration, settings, seed=0)
         drawn, _ = ppo.roll_out(players, batch, settings, kl_coef=0.05, seed=iteration)
         mask = drawn.trajectories.action_mask
         advantages, returns = rollout.gae(drawn.rewards, drawn.values, mask, 1.0, 0.95)
         ppo.update(players, trainers, drawn, rollout.whiten(advantages, mask), returns, settings, iteration, seed=0)
-        steps.end(settings.batch_size)
-    steps.report()
+        lengths = drawn.trajectories.prompt_lengths, drawn.trajectories.completion_lengths
+        flops = Flops(players.policy.config)
+        steps.end(
+            settings.batch_size, flops.ppo(*lengths, epochs=settings.ppo_epochs, shared=task["value"] == "shared")
+        )
+    return steps
 
 
 def measure_reward(task, data, compute):
@@ -58,13 +63,13 @@ def measure_reward(task, data, compute):
         )
         for item in data["rankings"][task["work"].removeprefix("reward-")]
     ]  # fmt: skip
-    steps = Steps()
+    steps, flops = Steps(), Flops(trunk.config)
     for step in range(task["steps"] + 1):
         batch = [items[(8 * step + place) % len(items)] for place in range(8)]
         reward_model.learn(member, batch, compute=compute, lm_coef=0.0)
         take_step(optimizer, optim, rate=RATE, what="a step")
-        steps.end(8)
-    steps.report()
+        steps.end(8, 3 * sum(flops.ranking(len(item.prompt), [*map(len, item.completions)]) for item in batch))
+    return steps
 
 
 def measure_sft(task, data, compute):
@@ -75,7 +80,7 @@ def measure_sft(task, data, compute):
         sft.Example(ids=[*item["prompt"], *item["completion"]], prompt_length=len(item["prompt"]), weight=1.0, group="")
         for item in data["examples"]
     ]
-    steps = Steps()
+    steps, flops = Steps(), Flops(policy.config)
     for step in range(task["steps"] + 1):
         batch = [examples[(64 * step + place) % len(examples)] for place in range(64)]
         weight = sum(len(example.ids) - example.prompt_length for example in batch)
@@ -84,21 +89,26 @@ def measure_sft(task, data, compute):
                 loss = sft.summed_loss(policy, part)
             (loss / weight).backward()
         take_step(optimizer, optim, rate=RATE, what="a step")
-        steps.end(sum(len(example.ids) for example in batch))
-    steps.report()
+        prompts = [example.prompt_length for example in batch]
+        learned = [len(example.ids) - example.prompt_length for example in batch]
+        steps.end(sum(prompts) + sum(learned), 3 * flops.sequences(prompts, learned))
+    return steps
 
 
 def measure_generate(task, data, compute):
     policy = checkpoint.load_policy(f"{task['folder']}/policy").requires_grad_(False)
-    steps = Steps()
+    steps, flops = Steps(), Flops(policy.config)
     for step in range(task["steps"] + 1):
+        prompts = data["prompts"][64 * step : 64 * (step + 1)]
         with compute.autocast():
             samples = sampling.generate(
-                policy, data["prompts"][64 * step : 64 * (step + 1)], max_new_tokens=data["new_tokens"],
+                policy, prompts, max_new_tokens=data["new_tokens"],
                 stop_token_ids=(data["eos"],), samples_per_prompt=4, seed=step, batch_size=64,
             )  # fmt: skip
-        steps.end(sum(len(sample.ids) for sample in samples))
-    steps.report()
+        lengths = [len(sample.ids) for sample in samples]
+        drawn = [lengths[start : start + 4] for start in range(0, len(lengths), 4)]
+        steps.end(sum(lengths), flops.generation([*map(len, prompts)], drawn))
+    return steps
 
 
 def main():
@@ -107,7 +117,8 @@ def main():
     compute = Compute(config.RunConfig(device="cpu", dtype=task["dtype"], threads=task["threads"]))
     measures = {"ppo": measure_ppo, "sft": measure_sft, "generate": measure_generate}
     with contextlib.suppress(KeyboardInterrupt):
-        measures.get(task["work"], measure_reward)(task, data, compute)
+        steps = measures.get(task["work"], measure_reward)(task, data, compute)
+        steps.report(peak_flops=peak(compute.dtype))
 
 
 if __name__ == "__main__":

@@ -18,26 +18,29 @@ def load_data(task):
 
 
 class Steps:
-    """Clock, processor time and units of each step. The first step warms up and does not count."""
+    """Clock, processor time, units and FLOPs of each step. The first step warms up and does not count."""
 
     def __init__(self):
-        self.units, self.seconds, self.cpu_seconds = [], [], []
+        self.units, self.seconds, self.cpu_seconds, self.flops = [], [], [], []
+        self.megabytes = 0
         self.done = -1
         self.start()
 
     def start(self):
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
-    def end(self, units):
+    def end(self, units, flops=0):
         if self.done >= 0:
             self.units.append(units)
+            self.flops.append(flops)
             self.seconds.append(time.perf_counter() - self.began)
             self.cpu_seconds.append(time.process_time() - self.cpu_began)
+        self.megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         self.done += 1
         self.start()
 
-    def report(self):
+    def report(self, **more):
         """One line that engine.py reads; megabytes: the most memory that was resident."""
-        megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        found = {"units": self.units, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "megabytes": megabytes}
-        print("RESULT " + json.dumps(found), flush=True)
+        times = {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        found = {"units": self.units, "flops": self.flops, **times, "megabytes": self.megabytes}
+        print("RESULT " + json.dumps(found | more), flush=True)
