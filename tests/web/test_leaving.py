@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 def states(page, wanted):
     """Waits until the assignments, oldest first, have these states; `page` is any page that is open."""
     found = None
-    for _attempt in range(100):
+    for _attempt in range(400):
         found = list(Assignment.objects.order_by("created_at").values_list("state", flat=True))
         if found == wanted:
             break
@@ -84,7 +84,7 @@ def test_a_reload_keeps_the_task(make_tasks, open_ranking, released):
     question = page.locator(".turn--question").inner_text()
     page.reload()
     page.wait_for_selector("html[data-ready]")
-    for _attempt in range(100):
+    for _attempt in range(400):
         if released:
             break
         page.wait_for_timeout(50)
