@@ -19,7 +19,7 @@ from annotation.formats import EXPORTS
 from annotation.formats.selection import JudgmentFilter
 from annotation.models import Assignment, Completion, Prompt, Purpose, Role
 from annotation.permissions import has_role, lacks_consent, project_for, projects_of
-from plumbline.api import Conflict, refuse_unknown_parameters
+from plumbline.api import Conflict, StorageFull, refuse_unknown_parameters
 
 MAX_PAGE = 1000
 SIMULATED = ("include", "exclude", "only")
@@ -299,6 +299,8 @@ def snapshot_list(request, slug):
     body = read_body(request, bodies.SnapshotInput)
     try:
         snapshot = snapshots.freeze(project, created_by=request.user, **body)
+    except snapshots.StorageError as error:
+        raise StorageFull(str(error)) from None
     except snapshots.SnapshotError as error:
         raise exceptions.ValidationError({"purposes": [str(error)]}) from None
     return Response(bodies.snapshot_object(snapshot), status=201)

@@ -2,13 +2,14 @@
 
 from django.contrib.auth.decorators import login_required
 from django.core.paginator import Paginator
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from annotation import practice
-from annotation.permissions import project_for
+from annotation.permissions import lacks_consent, project_for
+from annotation.ranking_form import form_of
 from annotation.views import DIGITS
 
 
@@ -18,9 +19,17 @@ from annotation.views import DIGITS
 def practise(request, slug):
     """?page= is the task's number; a POST compares one's order with the known one."""
     project, membership = project_for(request.user, slug)
+    if lacks_consent(project, membership):
+        return redirect("annotation:consent", slug=slug)
     page = Paginator(practice.practice_tasks(project), 1).get_page(request.GET.get("page"))
     task = page[0] if len(page) else None
-    context = {"project": project, "membership": membership, "tab": "guidelines", "page": page}
+    context = {
+        "project": project,
+        "membership": membership,
+        "tab": "guidelines",
+        "page": page,
+        "sensitive": form_of(project)["sensitive"],
+    }
     status = 200
     if task is not None:
         context |= practice.shown(task)

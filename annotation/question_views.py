@@ -11,7 +11,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from annotation import questions, ranking_page
 from annotation.models import Assignment, Role
-from annotation.permissions import has_role, project_for
+from annotation.permissions import has_role, lacks_consent, project_for
 
 QUESTIONS_A_PAGE = 20
 
@@ -22,6 +22,8 @@ QUESTIONS_A_PAGE = 20
 def ask(request, slug, assignment_id):
     """A page of its own for browsers without JavaScript; the ranking page asks through the API."""
     project, membership = project_for(request.user, slug)
+    if lacks_consent(project, membership):
+        return redirect("annotation:consent", slug=slug)
     assignment = get_object_or_404(Assignment, pk=assignment_id, annotator=request.user, task__project=project)
     error = None
     if request.method == "POST":
@@ -48,6 +50,8 @@ def ask(request, slug, assignment_id):
 def question_list(request, slug):
     """One's own questions; reviewers and admins see everybody's, those without an answer first."""
     project, membership = project_for(request.user, slug)
+    if lacks_consent(project, membership):
+        return redirect("annotation:consent", slug=slug)
     leads = has_role(membership, Role.REVIEWER)
     rows = project.questions.select_related(
         "asked_by", "answered_by", "assignment__task__prompt", "assignment__task__project"
@@ -65,7 +69,7 @@ def question_list(request, slug):
         "rows": [{"question": row, "task": ranking_page.shown_task(row.assignment)} for row in page],
     }
     answer = render(request, "annotation/questions.html", context)
-    questions.note_answers_seen(project, request.user)
+    questions.note_answers_seen(project, request.user, shown=[row.pk for row in page])
     return answer
 
 

@@ -54,9 +54,9 @@ def answer_question(question, *, actor, text):
     return question
 
 
-def note_answers_seen(project, user):
-    """How many answers this person has now seen for the first time."""
-    return unseen_answers(project, user).update(answer_seen_at=timezone.now())
+def note_answers_seen(project, user, *, shown):
+    """How many answers this person has now seen for the first time. shown: ids of the questions on the page."""
+    return unseen_answers(project, user).filter(pk__in=shown).update(answer_seen_at=timezone.now())
 
 
 def unseen_answers(project, user):

@@ -63,11 +63,12 @@ def task_context(assignment, ranking=None, *, note="", has_scripts=False):
 
 
 def shown_task(assignment):
-    """{"messages", "answers"}: a task as its annotator sees it, to be read only."""
+    """{"messages", "answers", "sensitive"}: a task as its annotator sees it, to be read only."""
     completions = shown_completions(assignment)
     return {
         "messages": [render_message(message) for message in assignment.task.prompt.messages],
         "answers": [render_message(completions[key].message) for key in assignment.presented_order],
+        "sensitive": form_of(assignment.task.project)["sensitive"],
     }
 
 

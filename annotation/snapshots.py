@@ -37,6 +37,10 @@ class SnapshotError(ValueError):
     """A snapshot that cannot be made."""
 
 
+class StorageError(SnapshotError):
+    """A snapshot that cannot be written: the disk is full, say."""
+
+
 def snapshot_path(snapshot):
     """The directory of a snapshot on this machine."""
     return Path(settings.PLUMBLINE_DATA_DIR) / snapshot.uri
@@ -59,7 +63,7 @@ def freeze(project, *, created_by=None, include_simulated=True, purposes=TRAININ
         digest = sha256_of_json(manifest)
         return commit(project, unfinished, manifest, digest, created_by)
     except OSError as error:
-        raise SnapshotError(
+        raise StorageError(
             _("The snapshot could not be written to %(folder)s: %(reason)s. Free some space there and try again.")
             % {"folder": parent, "reason": error.strerror or error}
         ) from error

@@ -51,10 +51,10 @@ def edit_ranking(request, slug, assignment_id):
     assignment = get_object_or_404(
         Assignment, pk=assignment_id, annotator=request.user, task__project=project, state__in=ranking_page.DONE_STATES
     )
-    if request.method == "POST":
-        return rank_by_form(request, project, membership)
     if lacks_consent(project, membership):
         return redirect("annotation:consent", slug=slug)
+    if request.method == "POST":
+        return rank_by_form(request, project, membership)
     ranking = get_object_or_404(assignment.rankings, is_current=True)
     return render_page(request, project, membership, assignment, ranking)
 
@@ -84,7 +84,9 @@ def rank_task(request, slug):
 @require_POST
 def difference(request, slug, assignment_id):
     """What differs between the answers ?first=ID and ?second=ID of one's own task, as a part of the page."""
-    project, _membership = project_for(request.user, slug)
+    project, membership = project_for(request.user, slug)
+    if lacks_consent(project, membership):
+        raise PermissionDenied(_("Say first whether you want to see these texts."))
     assignment = get_object_or_404(Assignment, pk=assignment_id, annotator=request.user, task__project=project)
     try:
         found = ranking_page.difference(assignment, request.GET.get("first"), request.GET.get("second"))
@@ -113,6 +115,8 @@ def consent(request, slug):
 def work(request, slug):
     """One's own rankings, today's and earlier, found by ?words=, each with a way to change it; and how one gets on."""
     project, membership = project_for(request.user, slug)
+    if lacks_consent(project, membership):
+        return redirect("annotation:consent", slug=slug)
     words = request.GET.get("words", "").replace("\x00", "")[:200]
     paginator = Paginator(own_work.own_rankings(project, request.user, words=words), RANKINGS_A_PAGE)
     page = paginator.get_page(request.GET.get("page"))

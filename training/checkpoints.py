@@ -57,7 +57,8 @@ def add_checkpoint(
 ):
     """The row of a directory that was verified whole; the directory moves (or is copied) into the data directory.
 
-    The same checkpoint added twice to a project is one row. on_progress() is called every few megabytes.
+    The same checkpoint added twice to a project is one row, in the state that it has (`was_here` says so).
+    on_progress() is called every few megabytes.
     actor: who added it; whoever made its run where there is one.
     Raises CheckpointError, and adds nothing, where a file is missing, altered or holds numbers that are not finite.
     """
@@ -81,6 +82,7 @@ def add_checkpoint(
         )
         if created:
             audit(project, run.created_by if run else actor, "checkpoint.added", checkpoint, digest=digest)
+    checkpoint.was_here = not created
     return checkpoint
 
 

@@ -14,6 +14,8 @@ from training import plans, runs
 from training.engine import config
 from training.models import CheckpointRole
 
+OWN_FOLDERS = ("checkpoints", "rounds", "runs", "snapshots")  # of the data directory
+
 
 class ProjectForm(forms.Form):
     name = forms.CharField(label=_("Name"), max_length=200)
@@ -62,7 +64,10 @@ class CheckpointForm(forms.Form):
         ) % {"folder": settings.PLUMBLINE_DATA_DIR}
 
     def clean_path(self):
-        """The folder's absolute path, which must lie below the data directory, links followed."""
+        """The folder's absolute path, which must lie below the data directory, links followed, and be nobody's yet.
+
+        What Plumbline itself keeps there belongs to some project, not necessarily to this one.
+        """
         base = Path(settings.PLUMBLINE_DATA_DIR).resolve()
         try:
             path = (base / self.cleaned_data["path"]).resolve()
@@ -73,6 +78,13 @@ class CheckpointForm(forms.Form):
             raise ValidationError(
                 _("There is no such folder below %(folder)s. Copy the checkpoint there first.") % {"folder": base}
             )
+        if path.relative_to(base).parts[0] in OWN_FOLDERS:
+            raise ValidationError(
+                _("Plumbline itself keeps its files there. Copy the checkpoint to another folder of %(folder)s.")
+                % {"folder": base}
+            )
+        if not (path / "config.json").is_file():
+            raise ValidationError(_("This folder has no config.json, so it is no Hugging Face directory."))
         return path
 
 

@@ -406,19 +406,28 @@ def training_rankings(project):
 
 
 def refuse_too_few(project):
-    """Raises RoundError unless there are enough comparisons to learn from; ties and ranked-alone answers give none."""
+    """Raises RoundError unless there are enough comparisons to learn from."""
+    found = some_comparisons(project)
+    if found < LEAST_COMPARISONS:
+        raise RoundError(too_few(found))
+
+
+def some_comparisons(project):
+    """How many comparisons there are to learn from, counted until they are enough; ties and answers alone give none."""
     found = 0
     for order in training_rankings(project).values_list("order", flat=True).iterator():
         found += count_comparisons(order)
         if found >= LEAST_COMPARISONS:
-            return
-    raise RoundError(
-        _(
-            "There are %(found)d comparisons to learn from and a round needs at least %(least)d; "
-            "rank some more answers first."
-        )
-        % {"found": found, "least": LEAST_COMPARISONS}
+            break
+    return found
+
+
+def too_few(found):
+    sentence = _(
+        "There are %(found)d comparisons to learn from and a round needs at least %(least)d; "
+        "rank some more answers first."
     )
+    return sentence % {"found": found, "least": LEAST_COMPARISONS}
 
 
 def uses(recipe, artifact):

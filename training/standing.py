@@ -18,7 +18,6 @@ from training.models import OWNED_RUN_STATES, Checkpoint, Round, RoundState, Run
 
 UNCLAIMED = timedelta(seconds=30)  # workers look every few seconds
 BETWEEN_STAGES = timedelta(minutes=2)  # freezing judgments and queueing answers take seconds
-LEAST_RANKINGS = 10  # from which a reward model can be trained and still have some held out
 ENOUGH_RANKINGS = 60  # a style is learned from about so many
 
 
@@ -68,6 +67,7 @@ class Figures:
     waiting: int = 0  # judgments that nobody has claimed yet
     people: int = 0  # rankings to train on
     simulated: int = 0
+    comparisons: int = rounds.LEAST_COMPARISONS  # that these give, counted as far as a round needs
     new_people: int = 0  # of these, since the last round's snapshot
     new_simulated: int = 0
     since: int = 0  # number of that round; 0: there is none yet
@@ -150,6 +150,7 @@ def read_figures(project):
         newest=newest,
         trains=trains(newest),
         newest_stage=stage_reached(newest),
+        comparisons=rounds.some_comparisons(project),
         unattended=is_unattended(newest, now=timezone.now()),
         last=read_round(done) if done else None,
         **newest_accuracy(rows),
@@ -264,11 +265,8 @@ def refusal(figures):
         return _("There are no prompts yet.")
     if figures.policy is None:
         return _("There is no model to train yet.")
-    if figures.rankings < LEAST_RANKINGS:
-        return _("A round needs at least %(least)d rankings; there are %(n)d.") % {
-            "least": LEAST_RANKINGS,
-            "n": figures.rankings,
-        }
+    if figures.comparisons < rounds.LEAST_COMPARISONS:
+        return rounds.too_few(figures.comparisons)
     return ""
 
 

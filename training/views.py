@@ -198,12 +198,11 @@ def find_run(project, run_id):
 def cancel_run(request, slug, run_id):
     project, _membership = project_for(request.user, slug, Role.ADMIN)
     run = find_run(project, run_id)
-    return attempt(
-        request,
-        lambda: runs.request_cancel(run, actor=request.user),
-        done=_("The run is being cancelled."),
-        then=("training:run", slug, run_id),
-    )
+    if runs.request_cancel(run, actor=request.user):
+        messages.success(request, _("The run is being cancelled."))
+    else:
+        messages.error(request, _("This run has ended already."))
+    return redirect("training:run", slug, run_id)
 
 
 @login_required
@@ -233,7 +232,11 @@ def checkpoints_page(request, slug):
         except checkpoints.CheckpointError as error:
             form.add_error("path", str(error))
         else:
-            messages.success(request, _("%(name)s is added.") % {"name": made.name})
+            if made.was_here:
+                sentence = _("This very checkpoint is here already, as %(name)s (%(state)s).")
+                messages.info(request, sentence % {"name": made.name, "state": made.get_state_display()})
+            else:
+                messages.success(request, _("%(name)s is added.") % {"name": made.name})
             return redirect("training:checkpoints", slug=slug)
     rows = project.checkpoints.select_related("parent", "run__round")
     context = {

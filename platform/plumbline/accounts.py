@@ -1,6 +1,9 @@
 """People's accounts: every write to the user table, and the rule that nobody signs up unasked."""
 
+import ipaddress
+
 from allauth.account.adapter import DefaultAccountAdapter
+from django.conf import settings
 from django.db import transaction
 
 from plumbline.models import User
@@ -18,6 +21,18 @@ def typed_login(request, credentials=None):
     credentials = credentials or {}
     typed = credentials.get("username") or credentials.get("email") or (request.POST.get("login") if request else None)
     return (typed or "").strip().lower()[:255]
+
+
+def client_address(request):
+    """By which failed attempts are counted beside the name: the address that our proxy saw, or else the caller's own.
+
+    A proxy is there where the public address is https; it adds what it saw at the end, behind whatever a caller claims.
+    """
+    forwarded = request.META.get("HTTP_X_FORWARDED_FOR", "") if settings.HTTPS else ""
+    try:
+        return str(ipaddress.ip_address(forwarded.rsplit(",", 1)[-1].strip()))
+    except ValueError:
+        return request.META.get("REMOTE_ADDR")
 
 
 @transaction.atomic

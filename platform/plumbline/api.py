@@ -39,6 +39,13 @@ class Conflict(exceptions.APIException):
     default_code = "conflict"
 
 
+class StorageFull(exceptions.APIException):
+    """507: what was asked for cannot be written."""
+
+    status_code = status.HTTP_507_INSUFFICIENT_STORAGE
+    default_code = "storage_full"
+
+
 def error_body(code, message, fields=None):
     fields = {encodable(name): [encodable(text) for text in texts] for name, texts in (fields or {}).items()}
     return {"error": {"code": code, "message": encodable(message), "fields": fields}}

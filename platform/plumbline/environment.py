@@ -9,6 +9,7 @@ import os
 import secrets
 import sys
 import tempfile
+import zoneinfo
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -41,6 +42,18 @@ def read_count(environ, name, default):
     if value and not (value.isdecimal() and len(value) <= 9):
         raise ImproperlyConfigured(f"{name}={environ[name]!r} must be a whole number from 0, such as {default}.")
     return int(value) if value else default
+
+
+def read_time_zone(environ):
+    """The zone in which days begin, such as Europe/Zurich."""
+    name = environ.get("PLUMBLINE_TIME_ZONE", "").strip() or "UTC"
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ImproperlyConfigured(
+            f"PLUMBLINE_TIME_ZONE={name!r} is no time zone; name one such as Europe/Zurich or America/Los_Angeles."
+        ) from error
+    return name
 
 
 def read_data_dir(environ):

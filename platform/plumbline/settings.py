@@ -123,6 +123,7 @@ ACCOUNT_LOGOUT_REDIRECT_URL = "account_login"
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = 0.25  # hours
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_CLIENT_IP_CALLABLE = "plumbline.accounts.client_address"
 AXES_USERNAME_CALLABLE = "plumbline.accounts.typed_login"
 AXES_LOCKOUT_CALLABLE = "plumbline.views.locked_out"
 AXES_RESET_ON_SUCCESS = True
@@ -172,7 +173,7 @@ LANGUAGES = [("en", "English")]
 LOCALE_PATHS = [PACKAGE_DIR / "locale"]
 USE_I18N = True
 USE_TZ = True
-TIME_ZONE = "UTC"
+TIME_ZONE = environment.read_time_zone(os.environ)
 
 # Static files: hashed names, made by `up` in the data directory. In development straight from the source folders.
 STATIC_URL = "/static/"

@@ -5,7 +5,7 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.urls import reverse
 
-from annotation import assignment, demonstrations
+from annotation import assignment, demonstrations, snapshots
 from annotation.models import Membership, Project, PromptSet, Ranking, Task
 
 pytestmark = pytest.mark.django_db
@@ -177,6 +177,16 @@ def test_a_page_made_for_somebody_else_sends_nothing_in_ones_name(client_for, an
     assert second_annotator.assignments.count() == 0
     own = client_for(annotator).post(path, {}, content_type="application/json", headers=person)
     assert own.status_code == 200
+
+
+def test_a_full_disk_is_no_fault_of_the_call(api_for, admin, project, monkeypatch):
+    def full(project, **fields):
+        raise snapshots.StorageError("Free some space there and try again.")
+
+    monkeypatch.setattr(snapshots, "freeze", full)
+    answer = api_for(admin).post(f"{PROJECT}snapshots/", {}, format="json")
+    assert (answer.status_code, answer.json()["error"]["fields"]) == (507, {})
+    assert "Free some space" in answer.json()["error"]["message"]
 
 
 CALLS = [

@@ -69,7 +69,9 @@ def test_both_sides_see_question_task_and_answer(client_for, annotator, reviewer
 
 def test_a_changed_answer_is_new_again(annotator, reviewer, project, question):
     questions.answer_question(question, actor=reviewer, text="Yes.")
-    assert questions.note_answers_seen(project, annotator) == 1
+    assert questions.note_answers_seen(project, annotator, shown=[]) == 0
+    shown = list(project.questions.values_list("pk", flat=True))
+    assert questions.note_answers_seen(project, annotator, shown=shown) == 1
     questions.answer_question(question, actor=reviewer, text="No.")
     assert questions.unseen_answers(project, annotator).get().answer == "No."
 

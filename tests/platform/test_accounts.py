@@ -45,6 +45,27 @@ def test_it_locks_a_name_after_five_wrong_passwords(client, outsider):
     assert not get_user(client).is_authenticated
 
 
+def test_behind_a_proxy_nobody_locks_others_out(client, outsider, settings):
+    settings.HTTPS = True
+    far, near = ({"X-Forwarded-For": f"192.0.2.9, 198.51.100.{last}"} for last in (1, 2))
+
+    def sign_in_from(place, password):
+        posted = {"login": "outsider", "password": password}
+        return client.post(reverse("account_login"), posted, headers=place).status_code
+
+    assert [sign_in_from(far, "wrong") for _ in range(5)][-1] == 429
+    assert sign_in_from(far, PASSWORD) == 429
+    assert sign_in_from(near, PASSWORD) == 302
+
+
+def test_without_a_proxy_nobody_chooses_their_address(settings, rf):
+    request = rf.get("/", headers={"X-Forwarded-For": "198.51.100.1"})
+    assert accounts.client_address(request) == "127.0.0.1"
+    settings.HTTPS = True
+    assert accounts.client_address(request) == "198.51.100.1"
+    assert accounts.client_address(rf.get("/", headers={"X-Forwarded-For": "unknown"})) == "127.0.0.1"
+
+
 def test_it_has_no_open_sign_up(client):
     assert client.get("/account/signup/").status_code == 404
     assert accounts.ClosedSignUpAdapter().is_open_for_signup(None) is False

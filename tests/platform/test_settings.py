@@ -39,6 +39,7 @@ def start(tmp_path, **environ):
             {"PLUMBLINE_BASE_URL": "rank.example.org"},
             "PLUMBLINE_BASE_URL='rank.example.org' must be a scheme and a host",
         ),
+        ({"PLUMBLINE_TIME_ZONE": "Mars/Base"}, "PLUMBLINE_TIME_ZONE='Mars/Base' is no time zone"),
         ({"PLUMBLINE_LOG_LEVEL": "LOUD"}, "PLUMBLINE_LOG_LEVEL='LOUD' is not known"),
         ({"PLUMBLINE_DATA_DIR": "/proc/nowhere"}, "The data directory /proc/nowhere cannot be written"),
     ],

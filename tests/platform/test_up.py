@@ -12,6 +12,7 @@ import pytest
 from django.core.management.base import CommandError
 
 from plumbline import up
+from plumbline.management.commands.up import advice_on_names
 from tests.running_up import RunningUp, end, pids_with, processes_of, wait_until
 
 pytestmark = pytest.mark.slow
@@ -39,6 +40,14 @@ def start_up(tmp_path):
     yield start
     for running in started:
         end(running)
+
+
+def test_it_says_when_other_machines_are_refused(settings):
+    settings.ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+    assert "PLUMBLINE_BASE_URL or ALLOWED_HOSTS" in advice_on_names("0.0.0.0")
+    assert advice_on_names("127.0.0.1") is None
+    settings.ALLOWED_HOSTS = ["rank.example.org", "localhost"]
+    assert advice_on_names("0.0.0.0") is None
 
 
 def test_it_serves_pages_with_hashed_styles(running):

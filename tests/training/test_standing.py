@@ -74,7 +74,10 @@ def test_it_names_the_next_thing_to_do(figures, action, words):
     [
         ({}, "There are no prompts yet."),
         ({"prompts": 9}, "There is no model to train yet."),
-        ({**READY, "people": 3}, "A round needs at least 10 rankings; there are 3."),
+        (
+            {**READY, "people": 3, "comparisons": 9},
+            "There are 9 comparisons to learn from and a round needs at least 10; rank some more answers first.",
+        ),
         ({**READY, "people": 90, "newest": active(2), "rounds": 2}, "Round 2 is under way."),
     ],
 )

@@ -187,6 +187,10 @@ class TestOnTheServer:
         assert client.get(rank)["Location"] == consent
         assert client.post(reverse("annotation:rank_task", args=[project.slug])).status_code == 403
         assert api_for(annotator).post("/api/v1/projects/stories/next/").status_code == 403
+        lease = next_assignment(project, annotator=annotator)
+        for name, of_task in (("practice", []), ("questions", []), ("work", []), ("ask_question", [lease.pk])):
+            assert client.get(reverse(f"annotation:{name}", args=[project.slug, *of_task]))["Location"] == consent, name
+        assert client.post(reverse("annotation:difference", args=[project.slug, lease.pk])).status_code == 403
         assert client.post(consent, {"agrees": "0"})["Location"] == reverse("home")
         assert client.get(rank).status_code == 302
         assert client.post(consent, {"agrees": "1"})["Location"] == rank

@@ -214,6 +214,28 @@ def test_it_refuses_a_checkpoint_outside_the_data_directory(project, client_for,
     assert not Checkpoint.objects.exists()
 
 
+def test_it_takes_no_checkpoint_of_another_project_by_its_folder(project, client_for, admin, settings):
+    url = reverse("training:checkpoints", args=[project.slug])
+    for folder, sentence in (
+        ("checkpoints/0123", "Plumbline itself keeps its files there."),
+        ("runs/1/attempt-1/output", "Plumbline itself keeps its files there."),
+        ("mine", "has no config.json"),
+    ):
+        path = settings.PLUMBLINE_DATA_DIR / folder
+        path.mkdir(parents=True, exist_ok=True)
+        if folder != "mine":
+            (path / "config.json").write_text("{}")
+        response = client_for(admin).post(url, {"path": folder, "name": "x", "role": "sft"})
+        assert response.status_code == 400 and sentence in text_of(response), folder
+    assert not Checkpoint.objects.exists()
+
+
+def test_it_says_that_a_run_has_ended_already(project, client_for, admin):
+    run = Run.objects.create(project=project, stage="sft", state="succeeded", config={}, inputs={})
+    url = reverse("training:cancel_run", args=[project.slug, run.id])
+    assert "This run has ended already." in text_of(client_for(admin).post(url, follow=True))
+
+
 def test_it_leads_from_each_settings_page_to_the_other(project, client_for, admin):
     ranking, training = (reverse(name, args=[project.slug]) for name in ("annotation:settings", "training:plan"))
     for here, there in ((ranking, training), (training, ranking)):

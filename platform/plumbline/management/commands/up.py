@@ -14,6 +14,18 @@ from plumbline import accounts, tokens, up
 # Other packages bring these, and none of our pages shows them: the admin only looks, and the API has no pages.
 UNUSED_STATIC = ["rest_framework", "django_htmx", "select2", "xregexp"]
 
+OWN_NAMES = {"localhost", "127.0.0.1", "[::1]", "::1"}
+
+
+def advice_on_names(host):
+    """What to set where `up` listens for other machines and no name is known by which they reach this one; or None."""
+    if host in OWN_NAMES or set(settings.ALLOWED_HOSTS) - OWN_NAMES:
+        return None
+    return _(
+        "Other machines are refused as yet: set PLUMBLINE_BASE_URL or ALLOWED_HOSTS to the name by which they reach "
+        "this one."
+    )
+
 
 class Command(BaseCommand):
     help = "Runs everything on one machine: Redis, the database, the web server, the workers. Ctrl-C ends all of it."
@@ -26,6 +38,7 @@ class Command(BaseCommand):
 
     def handle(self, *, host, port, demo, **options):
         self.started_at = time.monotonic()
+        self.advice = advice_on_names(host)
         up.run_everything(host=host, port=port, prepare=lambda address: self.prepare(address, demo=demo), say=self.say)
 
     def say(self, text):
@@ -58,5 +71,7 @@ class Command(BaseCommand):
         )
         self.say(_("Sign in as admin, once, within a day: %(link)s") % {"link": public + link})
         self.say(_("Data and logs: %(folder)s") % {"folder": settings.PLUMBLINE_DATA_DIR})
+        if self.advice:
+            self.say(self.advice)
         if sys.stdout.isatty():
             self.say(_("Ctrl-C stops it."))
