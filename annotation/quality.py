@@ -7,7 +7,8 @@ from collections import defaultdict
 from datetime import timedelta
 from statistics import median
 
-from django.db.models import Count, Max, Q
+from django.db.models import Count, Exists, F, Max, OuterRef, Q, Window
+from django.db.models.functions import RowNumber
 from django.utils import timezone
 
 from annotation import agreement, judgments
@@ -19,6 +20,7 @@ from annotation.models import (
     Purpose,
     QualityReport,
     Ranking,
+    Task,
     TaskCompletion,
 )
 
@@ -49,11 +51,14 @@ def win_rate(project, *, new_digest, old_digest, simulated=False):
 
     {"win_rate", "low", "high", "pairs"}: share and 95% interval (by prompt), or None; pairs compared.
     """
-    judged = judgments.in_use(project, simulated=simulated).filter(task__purpose=Purpose.EVAL)
+    # Only the tasks that compare these two: pages ask again and again, and a project has many rounds.
+    compared = Task.objects.filter(project=project, purpose=Purpose.EVAL)
+    for digest in (new_digest, old_digest):
+        of_digest = TaskCompletion.objects.filter(task=OuterRef("pk"), completion__policy_digest=digest)
+        compared = compared.filter(Exists(of_digest))
+    judged = judgments.in_use(project, simulated=simulated).filter(task__in=compared)
     entries = TaskCompletion.objects.filter(
-        task__project=project,
-        task__purpose=Purpose.EVAL,
-        completion__policy_digest__in=[new_digest, old_digest],
+        task__in=compared, completion__policy_digest__in=[new_digest, old_digest]
     ).values_list("task_id", "completion_id", "completion__policy_digest")
     sides = defaultdict(lambda: ([], []))
     for task_id, completion_id, digest in entries.iterator(chunk_size=1000):
@@ -110,10 +115,7 @@ def annotator_progress(project):
         .values_list("annotator")
         .annotate(count=Count("pk"))
     )
-    seconds = defaultdict(list)
-    timed = in_project.filter(is_current=True).exclude(seconds=None)
-    for annotator_id, value in timed.order_by().values_list("annotator", "seconds"):
-        seconds[annotator_id].append(value)
+    seconds = middle_seconds(in_project.filter(is_current=True))
     return [
         {
             "membership": member,
@@ -121,8 +123,21 @@ def annotator_progress(project):
             "today": totals.get(member.user_id, {}).get("today", 0),
             "surplus": totals.get(member.user_id, {}).get("surplus", 0),
             "skipped": skipped.get(member.user_id, 0),
-            "median_seconds": median(seconds[member.user_id]) if seconds[member.user_id] else None,
+            "median_seconds": median(seconds[member.user_id]) if member.user_id in seconds else None,
             "last_at": totals.get(member.user_id, {}).get("last_at"),
         }
         for member in Membership.objects.filter(project=project).select_related("user").order_by("user__username")
     ]
+
+
+def middle_seconds(rankings):
+    """{annotator id: the one or two times in the middle of theirs}, found by the database: there may be many."""
+    placed = rankings.exclude(seconds=None).annotate(
+        place=Window(RowNumber(), partition_by="annotator", order_by="seconds"),
+        times=Window(Count("pk"), partition_by="annotator"),
+    )
+    middle = placed.filter(times__lte=2 * F("place"), times__gte=2 * F("place") - 2)
+    found = defaultdict(list)
+    for annotator_id, seconds in middle.order_by().values_list("annotator", "seconds"):
+        found[annotator_id].append(seconds)
+    return found

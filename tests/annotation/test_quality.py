@@ -1,4 +1,5 @@
 from datetime import timedelta
+from statistics import median
 
 import pytest
 
@@ -101,3 +102,17 @@ def test_a_changed_ranking_is_no_work_of_today(project, annotator, make_tasks):
     assert quality.today(project, annotator=annotator)["done"] == 0
     counts = {period["name"]: period["count"] for period in own_work.figures(project, annotator)["periods"]}
     assert counts == {"today": 0, "week": 1, "all": 1}
+
+
+@pytest.mark.parametrize("seconds", [[7], [3, 9], [30, 1, 2], [4, 4, 8, 100], [5, 1, 9, 2, 2]])
+def test_it_finds_the_middle_time_in_the_database(project, annotator, second_annotator, make_tasks, seconds):
+    make_tasks(len(seconds), overlap=2)
+    for person, times in ((annotator, seconds), (second_annotator, [None, *seconds[1:]])):
+        for number, value in enumerate(times):
+            lease = assignment.next_assignment(project, annotator=person)
+            order = [[key] for key in lease.presented_order]
+            fields = {"client_id": str(number), "order": order, "seconds": value}
+            rankings.submit_ranking(lease, annotator=person, **fields)
+    medians = {row["membership"].user: row["median_seconds"] for row in quality.annotator_progress(project)}
+    assert medians[annotator] == median(seconds)
+    assert medians[second_annotator] == (median(seconds[1:]) if seconds[1:] else None)
