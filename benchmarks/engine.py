@@ -3,7 +3,8 @@
     python benchmarks/engine.py [--quick] [--shapes 12.3M 0.88M] [--works ppo reward-4 reward-9 sft generate]
 
 Two tables a shape. Matched: float32, two networks, attention by torch's fused kernel, on both sides. Best of each
-side: every variant of a side is measured (they are named below), and its fastest stands. Both sides have the same
+side: every variant of a side that does the same work is measured (they are named below), and its fastest stands; PPO
+with the value head on the policy's trunk, which the peer does not have, is a row of its own. Both sides have the same
 torch, threads, weights, lengths, epochs and batch, no dropout, no gradient checkpointing; they take turns, each in a
 process of its own, and the median over their steps (the first one left out) is given, with the processor seconds beside
 the clock, which other work on the machine changes less. A third table says which share of the speed of a large matrix
@@ -40,7 +41,11 @@ WORKS = {  # name: (peer's script, its environment, unit, wanted matched, wanted
 }
 MATCHED = {"dtype": "float32", "attention": "sdpa", "value": "separate"}
 PEER_VARIANTS = [MATCHED, {**MATCHED, "dtype": "autocast"}, {**MATCHED, "dtype": "bfloat16", "attention": "eager"}]
-OUR_VARIANTS = [MATCHED, {**MATCHED, "dtype": "bfloat16", "value": "shared"}]
+# Rows of like length in each pass, as ours are: TRL can do that for SFT.
+GROUPED = [{**variant, "sampling": "group_by_length"} for variant in PEER_VARIANTS]
+BFLOAT16 = {**MATCHED, "dtype": "bfloat16"}
+SHARED = {**BFLOAT16, "value": "shared"}  # the value head on the policy's trunk: the peer has no such thing
+OUR_VARIANTS = [MATCHED, BFLOAT16, SHARED]
 TRIALS_SECONDS = 900  # at most, for one measurement
 
 
@@ -78,8 +83,12 @@ def measure(work, folder, arguments):
     """{side: {variant: reading}}, each the median over steps and turns."""
     script, environment, _, _, _ = WORKS[work]
     sides = {
-        "ours": (sys.executable, "engine_ours.py", OUR_VARIANTS),
-        "peer": (arguments.cache / environment / "bin" / "python", f"peers/{script}", PEER_VARIANTS),
+        "ours": (sys.executable, "engine_ours.py", OUR_VARIANTS if work == "ppo" else [MATCHED, BFLOAT16]),
+        "peer": (
+            arguments.cache / environment / "bin" / "python",
+            f"peers/{script}",
+            [*PEER_VARIANTS, *GROUPED] if work == "sft" else PEER_VARIANTS,
+        ),
     }
     runs = {side: {} for side in sides}
     for _ in range(1 if arguments.quick else arguments.turns):
@@ -155,7 +164,8 @@ def report(shape, found):
     for title, column in (("matched: float32, two networks", 3), ("best of each side", 4)):
         rows = [("work", "unit", "ours", "peer", "ratio", "by processor time", "wanted")]
         for work, sides in found.items():
-            ours, peer = (pick(sides[side], best=column == 4) for side in ("ours", "peer"))
+            ours, shared = two_networks(sides["ours"])
+            ours, peer = (pick(by_variant, best=column == 4) for by_variant in (ours, sides["peer"]))
             if "error" in ours or "error" in peer:
                 rows.append((work, "", describe(ours), describe(peer), "", "", ""))
                 continue
@@ -165,6 +175,8 @@ def report(shape, found):
                 wanted = "at most 0.7" if column == 3 else "at most 0.5"
                 sizes = (f"{ours['megabytes']:.0f}", f"{peer['megabytes']:.0f}")
                 rows.append(("ppo, peak memory", "MB", *sizes, f"{memory:.2f}", "", wanted))
+            if column == 4 and "error" not in shared:
+                rows.append(line("ppo, our shared trunk", WORKS[work][2], shared, peer))
         print(f"\n{shape}, {title}")
         print_table(rows)
     print(f"\n{shape}, share of the measured peak")
@@ -183,6 +195,12 @@ def shares(found):
                 yield work, name, f"{reading['gflops']:.1f}", f"{reading['share']:.2f}", wanted
 
 
+def two_networks(ours):
+    """(our variants that do what the peer does, the reading of the one with a shared trunk)."""
+    number = OUR_VARIANTS.index(SHARED)
+    return {key: reading for key, reading in ours.items() if key != number}, ours.get(number, {"error": "not measured"})
+
+
 def pick(by_variant, *, best):
     good = [reading for reading in by_variant.values() if "error" not in reading]
     if not best or not good:
@@ -190,7 +208,7 @@ def pick(by_variant, *, best):
     return max(good, key=lambda reading: reading["cpu_rate"])
 
 
-def line(work, unit, ours, peer, wanted):
+def line(work, unit, ours, peer, wanted=None):
     return (
         work,
         unit,
@@ -198,7 +216,7 @@ def line(work, unit, ours, peer, wanted):
         f"{peer['rate']:.3g}",
         f"{ours['rate'] / peer['rate']:.2f}",
         f"{ours['cpu_rate'] / peer['cpu_rate']:.2f}",
-        f"at least {wanted}",
+        f"at least {wanted}" if wanted else "another method",
     )
 
 

@@ -11,17 +11,27 @@ EXAMPLES = 64  # in one optimizer step
 
 
 class Clock(TrainerCallback):
-    """Tokens of a step: those of its examples, which come in the order of the file."""
+    """Tokens of a step, as its passes have counted them."""
 
-    def __init__(self, lengths):
-        self.steps, self.lengths = Steps(), lengths
+    def __init__(self):
+        self.steps, self.tokens = Steps(), 0
 
     def on_train_begin(self, *_, **__):
         self.steps.start()
 
-    def on_step_end(self, args, state, *_, **__):
-        first = (state.global_step - 1) * EXAMPLES
-        self.steps.end(sum(self.lengths[first : first + EXAMPLES]))
+    def on_step_end(self, *_, **__):
+        self.steps.end(self.tokens)
+        self.tokens = 0
+
+
+class CountingTrainer(SFTTrainer):
+    """Counts the tokens that it learns from, whatever order they come in."""
+
+    clock = None
+
+    def compute_loss(self, model, inputs, *arguments, **named):
+        self.clock.tokens += int(inputs["attention_mask"].sum())
+        return super().compute_loss(model, inputs, *arguments, **named)
 
 
 def main():
@@ -35,16 +45,16 @@ def main():
         }
         for item in data["examples"]
     ]
-    clock = Clock([len(row["input_ids"]) for row in rows])
+    clock = CountingTrainer.clock = Clock()
     arguments = SFTConfig(
         output_dir=task["folder"] + "/trl-sft",
         per_device_train_batch_size=16, gradient_accumulation_steps=EXAMPLES // 16, max_steps=task["steps"] + 1,
         learning_rate=1e-6, completion_only_loss=True, packing=False, gradient_checkpointing=False,
         bf16=task["dtype"] == "autocast", fp16=False, use_cpu=True, report_to=[], save_strategy="no",
         logging_steps=1000, disable_tqdm=True, dataloader_pin_memory=False, max_length=None, seed=0,
-        train_sampling_strategy="sequential",
+        train_sampling_strategy=task.get("sampling", "sequential"),
     )  # fmt: skip
-    trainer = SFTTrainer(
+    trainer = CountingTrainer(
         model=load(task, "policy"), args=arguments, processing_class=tokenizer_of(task),
         train_dataset=Dataset.from_list(rows), callbacks=[clock],
     )  # fmt: skip
