@@ -5,10 +5,8 @@ from django.http import Http404
 from django.utils.translation import gettext as _
 
 from annotation.models import Membership, Project, Role
-from annotation.projects import membership
+from annotation.projects import RANKS, membership
 from annotation.ranking_form import form_of
-
-RANKS = {Role.ANNOTATOR: 1, Role.REVIEWER: 2, Role.ADMIN: 3}
 
 
 def has_role(member, role):

@@ -31,6 +31,7 @@ SETTINGS = (
     "repeat_share",
     "weigh_annotators",
 )
+RANKS = {Role.ANNOTATOR: 1, Role.REVIEWER: 2, Role.ADMIN: 3}  # who may do what the ones below may
 MAX_GUIDELINE = 200_000  # characters
 
 
@@ -248,9 +249,8 @@ def accept_invitation(token, *, user):
     )
     if not taken:
         raise ValidationError(_("This invitation has been used or has expired. Ask for a new one."))
-    ranks = [Role.ANNOTATOR, Role.REVIEWER, Role.ADMIN]
     held = Membership.objects.filter(project=invitation.project, user=user, active=True).first()
-    if held and ranks.index(held.role) >= ranks.index(invitation.role):
+    if held and RANKS[held.role] >= RANKS[invitation.role]:
         return held
     simulated = Membership.objects.filter(project=invitation.project, user=user, simulated=True).exists()
     return add_member(invitation.project, user, role=invitation.role, simulated=simulated, actor=user)

@@ -52,8 +52,6 @@ INSTALLED_APPS = [
     "allauth.account",
     "axes",
     "csp",
-    "django_filters",
-    "django_htmx",
     "drf_spectacular",
     "rest_framework",
 ]
@@ -73,7 +71,6 @@ MIDDLEWARE = [
     "allauth.account.middleware.AccountMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "django_htmx.middleware.HtmxMiddleware",
     # Last: it turns a lockout into its own answer.
     "axes.middleware.AxesMiddleware",
 ]

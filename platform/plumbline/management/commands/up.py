@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from plumbline import accounts, tokens, up
 
 # Other packages bring these, and none of our pages shows them: the admin only looks, and the API has no pages.
-UNUSED_STATIC = ["rest_framework", "django_htmx", "select2", "xregexp"]
+UNUSED_STATIC = ["rest_framework", "select2", "xregexp"]
 
 OWN_NAMES = {"localhost", "127.0.0.1", "[::1]", "::1"}
 

@@ -4,7 +4,7 @@
 //   <time datetime="…" data-relative>      reads "3 minutes ago", the exact time on hover
 //   <button data-copy="#ID">               copies that element's text; data-copied holds the label that confirms it
 //   <form data-confirm="Question?">        asks before it is sent
-// Parts that arrive later (htmx) are enhanced too.
+// Parts that arrive later say so by a "part:load" event, and are enhanced too.
 
 const language = document.documentElement.lang || "en";
 
@@ -100,6 +100,6 @@ for (const row of document.querySelectorAll(".nav, .tabs")) {
   if (tab) row.scrollLeft = tab.offsetLeft - row.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
 }
 
-document.addEventListener("htmx:load", (event) => refreshTimes(event.target.parentNode ?? document));
+document.addEventListener("part:load", (event) => refreshTimes(event.target.parentNode ?? document));
 refreshTimes();
 setInterval(refreshTimes, 20_000);

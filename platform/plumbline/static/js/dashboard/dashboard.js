@@ -36,7 +36,7 @@ function replace(part, fresh) {
   part.replaceWith(fresh);
   if (focused >= 0) fresh.querySelectorAll(FOCUSABLE)[focused]?.focus({ preventScroll: true });
   if (followed) fresh.querySelector(".log").scrollTop = 1e9;
-  fresh.dispatchEvent(new CustomEvent("htmx:load", { bubbles: true })); // relative times, see base.js
+  fresh.dispatchEvent(new CustomEvent("part:load", { bubbles: true })); // relative times, see base.js
 }
 
 function insert(fresh, live, incoming) {
