@@ -1,5 +1,6 @@
 """Matrices in bfloat16 on a CPU: few kernels, the same numbers."""
 
+import copy
 import os
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 
 from training.engine.config import RunConfig
 from training.engine.distributed import KERNEL_CACHES, Compute
-from training.engine.linear import Linear, round_rows
+from training.engine.linear import Linear, for_reading, round_rows
 
 
 def autocast():
@@ -57,3 +58,21 @@ def test_it_bounds_the_kernels_that_are_kept_unless_one_says_how_many(monkeypatc
     monkeypatch.delenv(second, raising=False)
     Compute(RunConfig(device="cpu"))
     assert (os.environ[first], os.environ[second]) == ("7", KERNEL_CACHES[second])
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 7), (64,), (300,)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_it_lays_a_weight_out_once_and_computes_the_same(shape, bias):
+    torch.manual_seed(0)
+    layer, x = Linear(48, 80, bias=bias), torch.randn(*shape, 48)
+    with torch.no_grad(), autocast():
+        expected = layer(x)
+        found = for_reading(copy.deepcopy(layer), torch.bfloat16)(x)
+    assert found.shape == expected.shape and found.dtype is torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+
+
+def test_it_lays_out_nothing_elsewhere():
+    layer = for_reading(Linear(8, 8), torch.float16)
+    assert isinstance(layer, Linear) and layer.weight.dtype is torch.float16
+    assert not layer.weight.requires_grad

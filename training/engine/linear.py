@@ -26,6 +26,39 @@ class Linear(nn.Linear):
         return super().forward(filled)[:rows].unflatten(0, x.shape[:-1])
 
 
+class LaidOutLinear(nn.Module):
+    """A Linear in bfloat16 on a CPU, for reading only: its weight lies as oneDNN's tiles want it.
+
+    A plain weight is laid out anew in every product, which takes longer than the product where the rows are few.
+    """
+
+    def __init__(self, layer):
+        super().__init__()
+        weight = layer.weight.detach().to(torch.bfloat16)
+        self.register_buffer("weight", torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), persistent=False)
+        bias = None if layer.bias is None else layer.bias.detach().to(torch.bfloat16)
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, x):
+        """(..., in) -> (..., out), bfloat16."""
+        rows = x.shape[:-1].numel()
+        flat = x.reshape(rows, -1).to(torch.bfloat16)
+        missing = round_rows(rows) - rows
+        filled = F.pad(flat, (0, 0, 0, missing)) if missing else flat
+        found = torch.ops.mkldnn._linear_pointwise(filled, self.weight, self.bias, "none", [], "")
+        return found[:rows].unflatten(0, x.shape[:-1])
+
+
+def for_reading(layer, dtype):
+    """A linear layer with its weight and bias in `dtype`, without gradients."""
+    on_cpu = layer.weight.device.type == "cpu"
+    if on_cpu and dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return LaidOutLinear(layer)
+    for name, parameter in list(layer.named_parameters(recurse=False)):
+        setattr(layer, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
+    return layer
+
+
 def round_rows(rows):
     """The next round number of rows: 3 -> 4, 33 -> 64, 65 -> 128, 130 -> 192."""
     if rows > ROWS:

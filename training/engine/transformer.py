@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from training.engine.linear import Linear
+from training.engine.linear import Linear, for_reading
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -472,10 +472,10 @@ def rounded(module, dtype):
     """
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     twin = copy.deepcopy(module, shared)
-    for part in twin.modules():
-        if isinstance(part, nn.Linear):
-            for name, parameter in list(part.named_parameters(recurse=False)):
-                setattr(part, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
+    for parent in list(twin.modules()):
+        for name, part in list(parent.named_children()):
+            if isinstance(part, nn.Linear):
+                setattr(parent, name, for_reading(part, dtype))
     return twin
 
 
