@@ -1,6 +1,7 @@
 """The reward model: what it learns from rankings, its scale, ensembles, and resuming."""
 
 import json
+import random
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from training.engine import (
     scorer,
 )
 from training.engine.heads import RewardModel, ScalarHead
-from training.engine.progress import Interrupted, newest_checkpoint
+from training.engine.progress import GuardStopped, Interrupted, newest_checkpoint
 
 ANIMALS, TRAITS = ("fox", "owl", "bear", "mouse"), ("shy", "brave", "small", "clever")
 ENDINGS = {"shared it.": 2, "found it.": 1, "lost it.": 0}  # how well people like them
@@ -205,6 +206,20 @@ def test_it_takes_rankings_in_an_order_of_its_own_for_each_epoch_and_member(tmp_
 def test_it_reads_few_rankings_again_until_it_took_enough_steps(tmp_path, world, epochs, min_steps, steps):
     settings = world([ranking(n) for n in range(12)], epochs=epochs, min_steps=min_steps, validation_share=0.0)
     assert events(run(tmp_path, settings), "metrics")[-1]["step"] == steps
+
+
+def test_it_stops_where_the_rankings_taught_it_nothing(tmp_path, world):
+    orders = random.Random(3)
+    rows = [ranking(n) for n in range(80)]
+    for row in rows:
+        names = [item["id"] for item in row["completions"]]
+        row["ranking"] = [[name] for name in orders.sample(names, len(names))]
+    settings = {"epochs": 1, "validation_share": 0.5, "guard_min_accuracy": 0.62}
+    with pytest.raises(GuardStopped, match="held-out comparisons right, where chance is 50%"):
+        run(tmp_path, world(rows, **settings))
+    # Few comparisons cannot tell, and what is learned passes.
+    run(tmp_path, world(rows[:40], **settings), name="few")
+    run(tmp_path, world([ranking(n) for n in range(80)], **settings), name="learned")
 
 
 def test_it_scores_in_float32_whatever_the_arithmetic_of_the_trunk():

@@ -226,6 +226,12 @@ class RewardModelConfig:
     normalise_new_tokens: int = setting(
         0, "Longest of those samples, tokens; 0 is ppo.max_new_tokens. They are drawn at ppo.temperature.", ge=0
     )
+    guard_min_accuracy: float = setting(
+        0.0,
+        "Stops the run where fewer than this share of 100 or more held-out comparisons are right; 0.5 is chance.",
+        ge=0,
+        lt=1,
+    )
     optim: OptimConfig = section(OptimConfig)
 
 

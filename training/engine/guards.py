@@ -13,12 +13,16 @@
 | clip_fraction | clip_fraction | above guard_max_clip_fraction: an update goes further than its rollout can tell |
 | blind_values | explained_variance | below guard_min_explained_variance: the values do more harm than good |
 
-All but the first must last guard_patience iterations in a row.
+All but the first must last guard_patience iterations in a row. A reward model has one of its own:
+
+| no_signal | validation_accuracy | below reward_model.guard_min_accuracy at the end: PPO would follow noise |
 """
 
 import math
 
 from training.engine.progress import GuardStopped
+
+SIGNAL_COMPARISONS = 100  # their share deviates by about 0.05
 
 
 class GuardStop(GuardStopped):
@@ -91,3 +95,17 @@ def require_finite(values, step, *, batch=None):
                 f"Guard non_finite stopped the run at {where}: {name} is {value}; lower the learning rate, or look for "
                 "a broken checkpoint among the inputs.",
             )
+
+
+def require_signal(accuracy, comparisons, *, bound):
+    """Raises GuardStop `no_signal` if a reward model orders too few of its held-out comparisons right.
+
+    accuracy: share of the comparisons. Fewer than SIGNAL_COMPARISONS of them cannot tell, and never stop.
+    """
+    if accuracy < bound and comparisons >= SIGNAL_COMPARISONS:
+        raise GuardStop(
+            "no_signal",
+            f"Guard no_signal stopped the run: the reward model orders {accuracy:.1%} of {comparisons} held-out "
+            f"comparisons right, where chance is 50% and reward_model.guard_min_accuracy {bound:.0%}, so PPO would "
+            "follow noise; look at how far people agree, make the guidelines clearer, or collect more rankings.",
+        )

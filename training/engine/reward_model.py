@@ -18,7 +18,7 @@ from torch.nn import functional
 from training.engine import calibration, checkpoint, data, lora, losses, packing, sampling, scorer
 from training.engine.config import require_inputs
 from training.engine.distributed import Compute
-from training.engine.guards import require_finite
+from training.engine.guards import require_finite, require_signal
 from training.engine.heads import RewardModel, ScalarHead
 from training.engine.optim import build_optimizer, learning_rate, take_step
 from training.engine.progress import Progress
@@ -56,7 +56,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
     """Trains on inputs.rankings from inputs.policy; writes the reward model, or an ensemble of them, to output/.
 
     Members of an ensemble differ in their head and in the order of the rankings; they are trained one after another.
-    Raises GuardStopped when a loss is not finite, Interrupted when asked to stop.
+    Raises GuardStopped when a loss is not finite or nothing was learned, Interrupted when asked to stop.
     """
     settings, seed = config.reward_model, config.run.seed
     require_inputs(config, "reward_model", "policy", "rankings")
@@ -102,12 +102,15 @@ def train(config, run_dir, *, resume=None, should_stop=None):
         progress.end_step(step + 1)
 
     turn.end()  # the samples are drawn by one more network
+    if validation:
+        held_out, comparisons = validate(members, validation, compute=compute), len(compare(validation, "cpu").weight)
+        require_signal(held_out["validation_accuracy"], comparisons, bound=settings.guard_min_accuracy)
     reference, note, level = reference_rows(config, tokenizer, training, compute)
     progress.log(note, level=level)
     summary, errors = {"rankings": len(training), "validation_rankings": len(validation)}, []
     if validation:
         # How sure it is has a meaning in the scale of the ranking loss only, which normalising takes away.
-        sureness = validate(members, validation, compute=compute)["validation_ece"]
+        sureness = held_out["validation_ece"]
         errors = surest_errors(members, validation, tokenizer, compute=compute)
     normalise(members, reference, compute=compute)
     if validation:
