@@ -131,7 +131,7 @@ def fill_disk(first):
 def write_nonsense(first):
     with open(RUN_DIR / rundir.EVENTS, "ab") as file:
         file.write(b"\x00\x00not json\n")
-    time.sleep(600)
+    return succeed(first)
 
 
 def end_without_result(first):

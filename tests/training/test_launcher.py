@@ -172,10 +172,18 @@ def test_it_ends_the_engine_when_the_database_stays_away(make_run, supervise, mo
     assert not is_alive(run.attempt_rows.get().pid)
 
 
-def test_it_does_not_wait_for_the_lease_when_events_cannot_be_read(make_run, supervise):
+def test_it_passes_over_a_line_that_is_no_event(make_run, supervise):
+    assert supervise(make_run(), "write_nonsense").state == RunState.SUCCEEDED
+
+
+def test_it_does_not_wait_for_the_lease_when_events_cannot_be_read(make_run, supervise, monkeypatch):
+    def fail(*_arguments):
+        raise ValueError("no such event")
+
+    monkeypatch.setattr(launcher.rundir, "read_events", fail)
     run = make_run()
-    with pytest.raises(ValueError):
-        supervise(run, "write_nonsense")
+    with pytest.raises(ValueError, match="no such event"):
+        supervise(run, "work")
     run.refresh_from_db()
     assert run.state == RunState.INTERRUPTED
     assert not is_alive(run.attempt_rows.get().pid)
