@@ -267,7 +267,7 @@ class Work:
     def score(self, reward_model, draws):
         """(prompts, copies) scores of samples under a reward model."""
         prompts = [
-            evaluate.Prompt(messages=messages_of(spec), token_ids=self.bench.prompt_ids(spec))
+            evaluate.Prompt(messages=messages_of(spec), token_ids=self.bench.prompt_ids(spec), pool=spec.pool)
             for spec, row in zip(self.bench.eval_prompts, draws, strict=True)
             for _ in row
         ]
