@@ -46,7 +46,13 @@ def drag(page, finger, source, target, *, x=0.5):
     finger("touchMove", start[0] + 6, start[1])
     expect(page.locator("#bar")).to_have_attribute("data-dragging", "")
     move(finger, start, middle(target, x=x))  # the gaps widen while one drags
-    page.wait_for_timeout(150)  # the list makes room for what is above it
+    ghost = target.locator(".chip--ghost")
+    for _attempt in range(40):  # the list makes room for what is above it, when the machine gets to it
+        if ghost.count():
+            break
+        page.wait_for_timeout(50)
+        move(finger, middle(target, x=x - 0.05), middle(target, x=x), steps=2)
+    expect(ghost).to_have_count(1)
     finger("touchEnd")
     expect(page.locator("#bar")).not_to_have_attribute("data-dragging", "")
 
