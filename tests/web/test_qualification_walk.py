@@ -37,9 +37,11 @@ def tested(project, admin, make_tasks):
 
 
 def rank(page, best):
-    """Ranks the task on the page with the answer first that has the word `best`."""
+    """Ranks the task on the page with the answer first that has the word `best`, and waits until it is gone."""
+    assignment = page.locator(".task").get_attribute("data-assignment")
     first = page.locator(".answer", has_text=best)
     press(page, first.get_attribute("data-number"), "Enter")
+    expect(page.locator(f'.task[data-assignment="{assignment}"]')).to_have_count(0)
 
 
 def test_an_annotator_passes_the_test_and_goes_on_to_real_work(tested, open_ranking):
