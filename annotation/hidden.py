@@ -22,6 +22,7 @@ from annotation.models import (
 
 # Slots of these are no part of the queue: one that is given back is closed, and made again for whoever comes next.
 MADE_TO_ASK = (Purpose.GOLD, Purpose.REPEAT, Purpose.ADJUDICATION, Purpose.PRACTICE)
+WITH_KNOWN_ANSWER = (Purpose.GOLD, Purpose.PRACTICE)
 ON_OTHER_PAGES = (Purpose.ADJUDICATION, Purpose.PRACTICE)  # never handed out with the real tasks
 RANKED_BEFORE_REPEATS = 20  # rankings of one's own before the first repeat
 RANKED_BETWEEN = 15  # rankings since the one that is asked again: it must not be remembered
@@ -37,11 +38,16 @@ def vacant_state(task):
 VACANT = models.Q(slot__state=SlotState.OPEN) | models.Q(slot__state=SlotState.CLOSED, task__purpose__in=MADE_TO_ASK)
 
 
+def with_known_answer(project, *purposes):
+    """Tasks for these purposes that are still asked and whose answer is known."""
+    return Task.objects.filter(project=project, purpose__in=purposes, closed_at=None, known_answer__isnull=False)
+
+
 def open_check(project, annotator):
     """A gold task with a known answer that this person has not met, nor the task that it was made from; or None."""
     asked = Assignment.objects.filter(annotator=annotator).exclude(state=AssignmentState.EXPIRED)
     return (
-        Task.objects.filter(project=project, purpose=Purpose.GOLD, closed_at=None, known_answer__isnull=False)
+        with_known_answer(project, Purpose.GOLD)
         .exclude(models.Exists(asked.filter(task=models.OuterRef("pk"))))
         .exclude(models.Exists(asked.filter(task=models.OuterRef("source"))))
         .select_related("prompt")

@@ -33,7 +33,7 @@ def known_answer_list(request, slug):
         else:
             messages.success(request, known_answers.describe(report, purpose))
             return redirect("annotation:known_answers", slug=slug)
-    page = Paginator(practice.with_known_answer(project), TASKS_A_PAGE).get_page(request.GET.get("page"))
+    page = Paginator(practice.known_answer_tasks(project), TASKS_A_PAGE).get_page(request.GET.get("page"))
     context = {
         "project": project,
         "membership": membership,
@@ -68,6 +68,6 @@ def read_row(task):
 def take_out(request, slug, task_id):
     """Nobody is asked the task any more; what was answered stays."""
     project, _membership = project_for(request.user, slug, Role.REVIEWER)
-    close_task(get_object_or_404(practice.with_known_answer(project), pk=task_id), actor=request.user)
+    close_task(get_object_or_404(practice.known_answer_tasks(project), pk=task_id), actor=request.user)
     messages.success(request, _("It is no longer asked. Answers that were given still count as before."))
     return redirect("annotation:known_answers", slug=slug)

@@ -18,7 +18,6 @@ from annotation.models import KnownAnswer, Pool, Purpose, SlotState, Task, TaskC
 
 MAX_EXPLANATION = 20_000  # characters
 MAX_FILE_BYTES = 20 * 1024 * 1024
-WITH_KNOWN_ANSWER = (Purpose.GOLD, Purpose.PRACTICE)
 
 
 def check_known_order(order, ids):
@@ -45,7 +44,7 @@ def set_known_answer(task, *, order, actor, explanation=""):
 
     Raises TaskError.
     """
-    if task.purpose not in WITH_KNOWN_ANSWER:
+    if task.purpose not in hidden.WITH_KNOWN_ANSWER:
         raise assignment.TaskError("known_answer", _("belongs to tasks of purpose gold or practice only."))
     ids = {str(pk) for pk in TaskCompletion.objects.filter(task=task).values_list("completion_id", flat=True)}
     order = check_known_order(order, ids)
@@ -130,8 +129,9 @@ def import_file(project, *, file, name, purpose=Purpose.GOLD, file_name="", acto
     file: a binary file object, JSONL in the native format, of which prompt, completions, ranking and rationale (the
     explanation) are read. Raises TaskError, whose field begins with the row, counted from 1.
     """
-    if purpose not in WITH_KNOWN_ANSWER:
-        raise assignment.TaskError("purpose", _("must be one of: %(all)s.") % {"all": ", ".join(WITH_KNOWN_ANSWER)})
+    if purpose not in hidden.WITH_KNOWN_ANSWER:
+        choices = ", ".join(hidden.WITH_KNOWN_ANSWER)
+        raise assignment.TaskError("purpose", _("must be one of: %(all)s.") % {"all": choices})
     try:
         with tempfile.SpooledTemporaryFile(max_size=prompts.CHUNK_BYTES) as copy:
             sha256 = prompts.copy_file(file, copy)
@@ -216,13 +216,8 @@ def take_row(project, number, row, purpose, actor):
 
 def asked_already(project, row, purpose):
     """(Task, {id of the file: id of its completion}) of a task that asks about these answers already; or (None, {})."""
-    tasks = Task.objects.filter(
-        project=project,
-        purpose=purpose,
-        closed_at=None,
-        known_answer__isnull=False,
-        prompt__digest=messages.messages_digest(row["prompt"]),
-    )
+    digest = messages.messages_digest(row["prompt"])
+    tasks = hidden.with_known_answer(project, purpose).filter(prompt__digest=digest)
     wanted = sorted(
         (json.dumps(item["messages"][0].get("content"), sort_keys=True), item["id"])
         for item in row["completions"]

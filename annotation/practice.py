@@ -1,28 +1,24 @@
 """Tasks with a known answer, to be read, and to practise on: explained once one has ranked them. Nothing is stored."""
 
+from annotation import hidden
 from annotation.agreement import compare, places_of
-from annotation.models import Purpose, Task
+from annotation.models import Purpose
 from annotation.rendering import render_markdown, render_message
 
 
 def practice_tasks(project):
     """Tasks to practise on, oldest first."""
     return (
-        Task.objects.filter(project=project, purpose=Purpose.PRACTICE, closed_at=None, known_answer__isnull=False)
+        hidden.with_known_answer(project, Purpose.PRACTICE)
         .select_related("prompt", "known_answer")
         .order_by("created_at", "pk")
     )
 
 
-def with_known_answer(project):
+def known_answer_tasks(project):
     """Hidden checks and practice tasks that are asked, the newest first."""
     return (
-        Task.objects.filter(
-            project=project,
-            purpose__in=[Purpose.GOLD, Purpose.PRACTICE],
-            closed_at=None,
-            known_answer__isnull=False,
-        )
+        hidden.with_known_answer(project, *hidden.WITH_KNOWN_ANSWER)
         .select_related("prompt", "known_answer__created_by")
         .order_by("-known_answer__created_at", "pk")
     )

@@ -6,9 +6,9 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from annotation import adjudication, quality
+from annotation import adjudication, hidden, quality
 from annotation.agreement import INSTRUCTGPT_AGREEMENT
-from annotation.models import Membership, QualityReport, Ranking, Suspicion, SuspicionState, Task
+from annotation.models import Membership, Purpose, QualityReport, Ranking, Suspicion, SuspicionState
 
 ENOUGH_TASKS = 8  # from which a person's agreement is shown with its change over time
 
@@ -70,9 +70,7 @@ def read_page(project, *, simulated):
         "rows": [row for row in rows if row.figures or row.suspicion or row.membership.quarantined_at],
         "suspicions": suspicions,
         "disputes": disputes,
-        "checks": Task.objects.filter(
-            project=project, purpose="gold", closed_at=None, known_answer__isnull=False
-        ).count(),
+        "checks": hidden.with_known_answer(project, Purpose.GOLD).count(),
         "withdrawals": project.withdrawals.select_related("annotator", "created_by")[:20],
         "people": members,
         "sentence": sentence(agreement, suspicions, disputes, simulated=simulated),

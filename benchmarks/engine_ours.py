@@ -44,7 +44,6 @@ def measure_ppo(task, data, compute):
         advantages, returns = rollout.gae(drawn.rewards, drawn.values, mask, 1.0, 0.95)
         ppo.update(players, trainers, drawn, rollout.whiten(advantages, mask), returns, settings, iteration, seed=0)
         lengths = drawn.trajectories.prompt_lengths, drawn.trajectories.completion_lengths
-        flops = Flops(players.policy.config)
         steps.end(
             settings.batch_size, flops.ppo(*lengths, epochs=settings.ppo_epochs, shared=task["value"] == "shared")
         )

@@ -235,7 +235,8 @@ class Work:
         trained = checkpoint.load_policy(self.output(name))
         draws = self.bench.draw(trained, self.bench.eval_prompts, 1, seed=rollout.derive_seed(self.seed, "judged"))
         rivals = self.bench.rivals(self.seed)
-        won = evaluate.wins(self.gold_scores(draws)[:, 0], self.gold_scores(rivals)[:, 0])
+        golden, rival_golden = self.gold_scores(draws)[:, 0], self.gold_scores(rivals)[:, 0]
+        won = evaluate.wins(golden, rival_golden)
         swapped = self.gold_scores(draws[1:] + draws[:1])[:, 0]  # each completion under the next prompt
         low, high = evaluate.bootstrap_interval(won, seed=self.seed)
         bodies = [[token for token in row[0].ids if token not in self.bench.tokenizer.stop_ids] for row in draws]
@@ -251,9 +252,9 @@ class Work:
             "win_high": high,
             "kl": float(rollout.exact_kl_per_completion(trained, self.bench.starter, trajectories).mean()),
             "proxy": float(self.score(self.load_scorer(reward_model), draws).mean()),
-            "gold_mean": float(self.gold_scores(draws).mean()),
+            "gold_mean": float(golden.mean()),
             "gold_mean_of_swapped_prompts": float(swapped.mean()),
-            "gold_mean_of_starter": float(self.gold_scores(rivals).mean()),
+            "gold_mean_of_starter": float(rival_golden.mean()),
             "length": statistics.mean(map(len, bodies)),
             "length_of_starter": statistics.mean(map(len, rival_bodies)),
             "distinct_2": evaluate.distinct(bodies),

@@ -44,13 +44,6 @@ def wait_for_demonstration(page):
     return Demonstration.objects.get()
 
 
-def settle(page):
-    """Waits until the page asks for nothing more: the next task is loaded ahead while one reads."""
-    page.wait_for_timeout(50)
-    page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(250)
-
-
 def press(page, *keys):
     for key in keys:
         page.keyboard.press(key)
@@ -76,7 +69,7 @@ def test_it_shows_the_next_task_within_100_ms(make_tasks, open_ranking):
     page = open_ranking()
     fastest = math.inf  # of three: the machine may be busy with something else
     for done in range(1, 4):
-        settle(page)
+        page.wait_for_selector("html[data-ahead]")
         press(page, "1", "2", "3", "4")
         milliseconds = page.evaluate(
             """async () => {
@@ -156,6 +149,17 @@ def test_it_ranks_by_click_and_leaves_text_selectable(make_tasks, open_ranking):
     assert order(wait_for_rankings(page, 1)[0], cards) == [[2], [3], [1]]
 
 
+def wait_for_room(target, nudge):
+    """Waits until the list makes room for what is dragged above it; nudge() moves it there a little."""
+    ghost = target.locator(".chip--ghost")
+    for _attempt in range(40):
+        if ghost.count():
+            break
+        target.page.wait_for_timeout(50)
+        nudge()
+    expect(ghost).to_have_count(1)
+
+
 def drag(page, source, target, *, x=0.5):
     start, end = source.bounding_box(), target.bounding_box()
     page.mouse.move(start["x"] + start["width"] / 2, start["y"] + start["height"] / 2)
@@ -163,13 +167,7 @@ def drag(page, source, target, *, x=0.5):
     page.mouse.move(start["x"] + start["width"] / 2 + 8, start["y"] + start["height"] / 2, steps=3)
     end = target.bounding_box() or end  # the gaps widen while one drags
     page.mouse.move(end["x"] + end["width"] * x, end["y"] + end["height"] / 2, steps=12)
-    ghost = target.locator(".chip--ghost")
-    for attempt in range(40):  # the list makes room for what is above it, when the machine gets to it
-        if ghost.count():
-            break
-        page.wait_for_timeout(50)
-        page.mouse.move(end["x"] + end["width"] * x + attempt % 2, end["y"] + end["height"] / 2)
-    expect(ghost).to_have_count(1)
+    wait_for_room(target, lambda: page.mouse.move(end["x"] + end["width"] * x, end["y"] + end["height"] / 2, steps=2))
     page.mouse.up()
     expect(page.locator("#bar")).not_to_have_attribute("data-dragging", "")
 
@@ -295,7 +293,7 @@ def test_it_asks_nothing_that_the_project_does_not_ask(make_tasks, open_ranking,
 def test_a_ranking_made_offline_is_sent_once_when_the_connection_is_back(make_tasks, open_ranking, context):
     make_tasks(3)
     page = open_ranking()
-    settle(page)
+    page.wait_for_selector("html[data-ahead]")
     context.set_offline(True)
     press(page, "1", "2", "3", "4", "Enter")
     expect(page.locator("#notice")).to_contain_text("One ranking waits in this browser")
@@ -599,7 +597,7 @@ def test_a_refused_ranking_comes_back_as_it_was(make_tasks, open_ranking, projec
 def test_a_skip_that_finds_no_connection_leaves_the_task_as_it_was(make_tasks, open_ranking, context):
     make_tasks(1)
     page = open_ranking()
-    settle(page)
+    page.wait_for_load_state("networkidle")
     press(page, "2")
     context.set_offline(True)
     press(page, "s", "2")

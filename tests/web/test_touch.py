@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from annotation.models import Ranking
-from tests.web.test_ranking import order, rank_names, shown, wait_for_rankings
+from tests.web.test_ranking import order, rank_names, shown, wait_for_rankings, wait_for_room
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -46,13 +46,7 @@ def drag(page, finger, source, target, *, x=0.5):
     finger("touchMove", start[0] + 6, start[1])
     expect(page.locator("#bar")).to_have_attribute("data-dragging", "")
     move(finger, start, middle(target, x=x))  # the gaps widen while one drags
-    ghost = target.locator(".chip--ghost")
-    for _attempt in range(40):  # the list makes room for what is above it, when the machine gets to it
-        if ghost.count():
-            break
-        page.wait_for_timeout(50)
-        move(finger, middle(target, x=x - 0.05), middle(target, x=x), steps=2)
-    expect(ghost).to_have_count(1)
+    wait_for_room(target, lambda: move(finger, middle(target, x=x - 0.05), middle(target, x=x), steps=2))
     finger("touchEnd")
     expect(page.locator("#bar")).not_to_have_attribute("data-dragging", "")
 

@@ -19,11 +19,9 @@ class Linear(nn.Linear):
         if x.is_cuda or not _in_bfloat16(self.weight):
             return super().forward(x)
         rows = x.shape[:-1].numel()
-        missing = round_rows(rows) - rows
-        if not missing:
+        if round_rows(rows) == rows:
             return super().forward(x)
-        filled = F.pad(x.reshape(rows, -1).to(torch.bfloat16), (0, 0, 0, missing))
-        return super().forward(filled)[:rows].unflatten(0, x.shape[:-1])
+        return super().forward(_filled(x, rows))[:rows].unflatten(0, x.shape[:-1])
 
 
 class LaidOutLinear(nn.Module):
@@ -42,10 +40,7 @@ class LaidOutLinear(nn.Module):
     def forward(self, x):
         """(..., in) -> (..., out), bfloat16."""
         rows = x.shape[:-1].numel()
-        flat = x.reshape(rows, -1).to(torch.bfloat16)
-        missing = round_rows(rows) - rows
-        filled = F.pad(flat, (0, 0, 0, missing)) if missing else flat
-        found = torch.ops.mkldnn._linear_pointwise(filled, self.weight, self.bias, "none", [], "")
+        found = torch.ops.mkldnn._linear_pointwise(_filled(x, rows), self.weight, self.bias, "none", [], "")
         return found[:rows].unflatten(0, x.shape[:-1])
 
 
@@ -64,6 +59,12 @@ def round_rows(rows):
     if rows > ROWS:
         return -(-rows // ROWS) * ROWS
     return 1 << (rows - 1).bit_length()
+
+
+def _filled(x, rows):
+    """(rows, in) bfloat16 of x, and rows of zeros up to a round number."""
+    flat, missing = x.reshape(rows, -1).to(torch.bfloat16), round_rows(rows) - rows
+    return F.pad(flat, (0, 0, 0, missing)) if missing else flat
 
 
 def _in_bfloat16(weight):

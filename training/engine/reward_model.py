@@ -97,24 +97,24 @@ def train(config, run_dir, *, resume=None, should_stop=None):
         }
         is_epoch_end = place == steps_per_epoch - 1
         if validation and is_epoch_end:
-            readings |= validate([turn.member], validation, compute=compute)
+            readings |= validate(score_all([turn.member], validation, compute), validation)
         progress.metrics(step + 1, always=is_epoch_end, **readings)
         progress.end_step(step + 1)
 
     turn.end()  # the samples are drawn by one more network
-    if validation:
-        held_out, comparisons = validate(members, validation, compute=compute), len(compare(validation, "cpu").weight)
-        require_signal(held_out["validation_accuracy"], comparisons, bound=settings.guard_min_accuracy)
-    reference, note, level = reference_rows(config, tokenizer, training, compute)
-    progress.log(note, level=level)
     summary, errors = {"rankings": len(training), "validation_rankings": len(validation)}, []
     if validation:
-        # How sure it is has a meaning in the scale of the ranking loss only, which normalising takes away.
-        sureness = held_out["validation_ece"]
-        errors = surest_errors(members, validation, tokenizer, compute=compute)
+        scores = score_all(members, validation, compute)
+        held_out, comparisons = validate(scores, validation), len(compare(validation, "cpu").weight)
+        require_signal(held_out["validation_accuracy"], comparisons, bound=settings.guard_min_accuracy)
+        errors = surest_errors(scores, validation, tokenizer)
+    reference, note, level = reference_rows(config, tokenizer, training, compute)
+    progress.log(note, level=level)
     normalise(members, reference, compute=compute)
     if validation:
-        summary |= validate(members, validation, compute=compute) | {"validation_ece": sureness}
+        summary |= validate(score_all(members, validation, compute), validation)
+        # How sure it is has a meaning in the scale of the ranking loss only, which normalising takes away.
+        summary["validation_ece"] = held_out["validation_ece"]
     progress.write_report({**summary, "confident_errors": errors})
     kept = members if len(members) > 1 else members[0]
     digest = progress.write_output(lora.save_reward_model, kept, tokenizer)
@@ -218,9 +218,9 @@ def read(member, batch, *, wants_nats):
     return scores, functional.cross_entropy(logits.float(), tokens.index_select(0, targets), reduction="sum")
 
 
-def validate(members, validation, *, compute):
-    """What the members' mean score is worth on held-out rankings."""
-    scores, comparisons = score_all(members, validation, compute), compare(validation, "cpu")
+def validate(scores, validation):
+    """What scores of held-out rankings are worth, as score_all gives them."""
+    comparisons = compare(validation, "cpu")
     margins = calibration.margins(scores, comparisons)
     lengths = [len(completion) for item in validation for completion in item.completions]
     counts = [len(item.completions) for item in validation]
@@ -247,10 +247,10 @@ def score_all(members, items, compute):
     return torch.tensor([score for part in compute.gather(scores, len(items)) for score in part])
 
 
-def surest_errors(members, validation, tokenizer, *, compute):
-    """The held-out comparisons that the members' mean score most surely orders against people, to be read."""
+def surest_errors(scores, validation, tokenizer):
+    """The held-out comparisons that the scores most surely order against people, to be read."""
     comparisons = compare(validation, "cpu")
-    margins = calibration.margins(score_all(members, validation, compute), comparisons)
+    margins = calibration.margins(scores, comparisons)
     texts = [
         (tokenizer.decode(item.prompt), tokenizer.decode(completion))
         for item in validation

@@ -4,7 +4,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils.translation import gettext as _
 
 from annotation.assignment import TaskError
-from annotation.known_answers import WITH_KNOWN_ANSWER, describe, import_file
+from annotation.hidden import WITH_KNOWN_ANSWER
+from annotation.known_answers import describe, import_file
 from annotation.management.project_argument import find_project
 
 
