@@ -17,11 +17,13 @@ from annotation import hidden, qualification
 from annotation.audit import record_event
 from annotation.messages import message_text
 from annotation.models import (
+    TRAINING_PURPOSES,
     Assignment,
     AssignmentState,
     AuditEvent,
     Demonstration,
     Membership,
+    Pool,
     Purpose,
     Slot,
     SlotState,
@@ -81,6 +83,15 @@ def check_task(project, *, prompt, completions, purpose, overlap, propensity):
         raise TaskError("completions", _("has an answer to another prompt."))
     if purpose not in Purpose.values:
         raise TaskError("purpose", _("must be one of: %(all)s.") % {"all": ", ".join(Purpose.values)})
+    if purpose in TRAINING_PURPOSES and prompt.pool == Pool.EVAL:
+        raise TaskError(
+            "purpose",
+            _(
+                "cannot be “%(purpose)s”: the prompt is of the pool “eval”, on which nothing trains. Leave the purpose "
+                "out, and the rankings measure; or import the prompt into another pool."
+            )
+            % {"purpose": purpose},
+        )
     if not isinstance(overlap, int) or isinstance(overlap, bool) or not 1 <= overlap <= 100:
         raise TaskError("overlap", _("must be a whole number from 1 to 100."))
     if not isinstance(propensity, (int, float)) or not 0 < propensity <= 1:
@@ -93,7 +104,7 @@ def queue_task(
     *,
     prompt,
     completions,
-    purpose=Purpose.TRAIN,
+    purpose=None,
     priority=0,
     overlap=None,
     reason="",
@@ -102,8 +113,10 @@ def queue_task(
 ):
     """The new task with its open slots, or None when all completions are identical (counted, nothing to rank).
 
+    purpose: None trains, or measures (eval) where the prompt is of the pool eval; to train on that pool is refused.
     A gold task gets no slots here: once it has a known answer, it is asked of everybody (hidden.py).
     """
+    purpose = purpose or (Purpose.EVAL if prompt.pool == Pool.EVAL else Purpose.TRAIN)
     completions = list(completions)
     overlap = project.overlap if overlap is None else overlap
     check_task(project, prompt=prompt, completions=completions, purpose=purpose, overlap=overlap, propensity=propensity)

@@ -87,7 +87,11 @@ class CompletionsInput(StrictSerializer):
 class TaskInput(StrictSerializer):
     prompt_digest = serializers.CharField(max_length=64, required=False)
     completions = serializers.ListField(child=serializers.UUIDField(), min_length=1, max_length=100)
-    purpose = serializers.ChoiceField(choices=Purpose.choices, required=False, default=Purpose.TRAIN)
+    purpose = serializers.ChoiceField(
+        choices=Purpose.choices,
+        required=False,
+        help_text=_("Left out: train, or eval where the prompt is of the pool eval, on which nothing trains."),
+    )
     priority = serializers.IntegerField(required=False, default=0, min_value=-MAX_INTEGER, max_value=MAX_INTEGER)
     overlap = serializers.IntegerField(required=False, min_value=1, max_value=100)
     reason = serializers.CharField(max_length=200, required=False, allow_blank=True, default="")

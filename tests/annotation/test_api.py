@@ -85,6 +85,27 @@ def test_it_tells_annotators_nothing_of_the_model(api_for, annotator, make_compl
         assert secret not in said
 
 
+def test_a_task_on_the_eval_pool_measures_and_says_so(api_for, admin, make_prompts, make_completions, project):
+    (prompt,) = make_prompts("Kept for evaluation.", pool="eval")
+    body = {"completions": [str(completion.pk) for completion in make_completions(prompt, "One.", "Two.")]}
+    api = api_for(admin)
+    for purpose in ("train", "adjudication"):
+        answer = api.post(f"{PROJECT}tasks/", body | {"purpose": purpose})
+        assert answer.status_code == 400
+        assert "the prompt is of the pool “eval”" in answer.json()["error"]["fields"]["purpose"][0]
+    assert not Task.objects.exists()
+    made = api.post(f"{PROJECT}tasks/", body)
+    assert (made.status_code, made.json()["purpose"]) == (201, "eval")
+
+
+def test_a_task_on_any_other_pool_trains(api_for, admin, make_prompts, make_completions, project):
+    for pool in ("reward", "ppo", "sft"):
+        (prompt,) = make_prompts(f"Tell a story for {pool}.", pool=pool, name=pool)
+        made = make_completions(prompt, "One.", "Two.")
+        answer = api_for(admin).post(f"{PROJECT}tasks/", {"completions": [str(completion.pk) for completion in made]})
+        assert answer.json()["purpose"] == "train"
+
+
 def test_it_answers_a_repeated_submit_with_the_first_answer(api_for, annotator, task):
     api = api_for(annotator)
     claimed = claim(api)
