@@ -173,7 +173,10 @@ class PlanForm(forms.Form):
     auto_promote = forms.BooleanField(
         label=_("Promote a policy by itself"),
         required=False,
-        help_text=_("When the reward model says that it beats the old one. Without this, an admin decides."),
+        help_text=_(
+            "When the reward model is sure that it beats the old one, on prompts that training never saw (pool "
+            "“eval”). Where the project has none of these, and without this, an admin decides."
+        ),
     )
     retrain_after_rankings = forms.IntegerField(
         label=_("Start a round by itself after"),
