@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from django.utils import timezone
+from django.utils.formats import number_format
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 
 from annotation import adjudication, hidden, quality
 from annotation.agreement import INSTRUCTGPT_AGREEMENT
@@ -22,12 +23,89 @@ def bounds(low, high):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One figure of an annotator in the table."""
+
+    key: str  # in reports.annotator_figures
+    name: str
+    meaning: str
+
+
+SHARES = (
+    Column(
+        key="agreement",
+        name=gettext_lazy("As others"),
+        meaning=gettext_lazy("Of 100 pairs of answers, how many stand in the order that others gave them."),
+    ),
+    Column(
+        key="known",
+        name=gettext_lazy("Checks"),
+        meaning=gettext_lazy("Of 100 pairs in hidden checks, how many stand as their known answers say."),
+    ),
+    Column(
+        key="consistency",
+        name=gettext_lazy("As before"),
+        meaning=gettext_lazy("Of 100 pairs asked again, how many the same person ordered as the first time."),
+    ),
+)
+HABITS = (
+    Column(
+        key="position",
+        name=gettext_lazy("Early"),
+        meaning=gettext_lazy("From −1 to 1. Above 0, answers shown early are preferred; near 0 is usual."),
+    ),
+    Column(
+        key="length",
+        name=gettext_lazy("Long"),
+        meaning=gettext_lazy("From −1 to 1. Above 0, longer answers are preferred; compare it with the others’."),
+    ),
+)
+PACE = Column(
+    key="pace",
+    name=gettext_lazy("Seconds"),
+    meaning=gettext_lazy("What a ranking usually takes: half of theirs took longer."),
+)
+WEIGHT = Column(
+    key="weight",
+    name=gettext_lazy("Weight"),
+    meaning=gettext_lazy("What a ranking counts in training: 1 is usual, less for whoever often differs."),
+)
+COLUMNS = (*SHARES, *HABITS, PACE, WEIGHT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    column: Column
+    text: str
+    range: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One annotator in the table: figures as reports.annotator_figures, or None."""
 
     membership: Membership
     figures: dict
     suspicion: Suspicion | None
+    weighs: bool  # whether the project weighs its annotators
+
+    @property
+    def cells(self):
+        """A Cell for each of COLUMNS; a dash where there is no figure yet."""
+        cells = []
+        for column in SHARES:
+            value = self.figures.get(column.key)
+            shown = {"text": percent(value[0]), "range": bounds(*value[1:3])} if value else {"text": "–"}
+            cells.append(Cell(column=column, **shown))
+        for column in HABITS:
+            value = self.figures.get(column.key)
+            cells.append(Cell(column=column, text=number_format(value[0], 2) if value else "–"))
+        pace = self.figures.get(PACE.key)
+        cells.append(Cell(column=PACE, text="–" if pace is None else number_format(pace, 0)))
+        weight = self.figures.get(WEIGHT.key)
+        text = "1" if weight is None else number_format(weight, 2)
+        cells.append(Cell(column=WEIGHT, text=text if self.weighs else _("off")))
+        return cells
 
     @property
     def drift(self):
@@ -57,6 +135,7 @@ def read_page(project, *, simulated):
             membership=member,
             figures=figures.get("annotators", {}).get(str(member.user_id), {}),
             suspicion=open_suspicions.get(member.pk),
+            weighs=project.weigh_annotators,
         )
         for member in members
     ]
@@ -73,6 +152,7 @@ def read_page(project, *, simulated):
         "checks": hidden.with_known_answer(project, Purpose.GOLD).count(),
         "withdrawals": project.withdrawals.select_related("annotator", "created_by")[:20],
         "people": members,
+        "columns": COLUMNS,
         "sentence": sentence(agreement, suspicions, disputes, simulated=simulated),
         "now": timezone.now(),
     }

@@ -5,13 +5,23 @@ import ipaddress
 from allauth.account.adapter import DefaultAccountAdapter
 from django.conf import settings
 from django.db import transaction
+from django.utils.translation import gettext_lazy as _
 
 from plumbline.models import User
 
 ADMIN_USERNAME = "admin"
 
 
+WRONG_PASSWORD = _("This name and password do not belong together. Type both again; capital letters count.")
+
+
 class ClosedSignUpAdapter(DefaultAccountAdapter):
+    error_messages = DefaultAccountAdapter.error_messages | {
+        "username_password_mismatch": WRONG_PASSWORD,
+        "email_password_mismatch": WRONG_PASSWORD,
+        "enter_current_password": _("This is not your password until now."),
+    }
+
     def is_open_for_signup(self, request):
         return False
 

@@ -1,18 +1,32 @@
-from allauth.account.forms import LoginForm
+from allauth.account.forms import ChangePasswordForm, LoginForm, SetPasswordForm
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
 from annotation.permissions import projects_of
 
 
-class SignInForm(LoginForm):
-    """allauth's form with labels that say what to type, and no placeholders, which vanish while one types."""
+class PlainLabels:
+    """Before a form of allauth: labels that say what to type, and no placeholders, which vanish while one types."""
+
+    labels = {}
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.fields["login"].label = _("Name or e-mail address")
-        for field in self.fields.values():
+        for name, field in self.fields.items():
+            field.label = self.labels.get(name, field.label)
             field.widget.attrs.pop("placeholder", None)
+
+
+class SignInForm(PlainLabels, LoginForm):
+    labels = {"login": _("Name or e-mail address")}
+
+
+class NewPasswordForm(PlainLabels, SetPasswordForm):
+    labels = {"password1": _("New password"), "password2": _("The new password again")}
+
+
+class OtherPasswordForm(PlainLabels, ChangePasswordForm):
+    labels = {"oldpassword": _("Password until now"), **NewPasswordForm.labels}
 
 
 class TokenForm(forms.Form):

@@ -109,7 +109,11 @@ LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "account_login"
 ACCOUNT_ADAPTER = "plumbline.accounts.ClosedSignUpAdapter"
-ACCOUNT_FORMS = {"login": "plumbline.forms.SignInForm"}
+ACCOUNT_FORMS = {
+    "login": "plumbline.forms.SignInForm",
+    "change_password": "plumbline.forms.OtherPasswordForm",
+    "set_password": "plumbline.forms.NewPasswordForm",
+}
 ACCOUNT_LOGIN_METHODS = {"username", "email"}
 ACCOUNT_EMAIL_VERIFICATION = "none"
 ACCOUNT_SESSION_REMEMBER = True

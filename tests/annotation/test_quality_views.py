@@ -57,6 +57,27 @@ def dispute(project, annotator, second_annotator, make_tasks):
     return task
 
 
+def test_the_table_says_each_figure_and_what_it_means(client_for, reviewer, annotator, dispute):
+    shown = client_for(reviewer).get(url("quality"))
+    cells = {
+        row.membership.user.username: {str(cell.column.name): cell.text for cell in row.cells}
+        for row in shown.context["rows"]
+    }
+    # The two said the opposite of each other on all six pairs, and nothing else is known of them.
+    assert cells["annotator"] == {
+        "As others": "0%",
+        "Checks": "–",
+        "As before": "–",
+        "Early": cells["annotator"]["Early"],
+        "Long": cells["annotator"]["Long"],
+        "Seconds": "9",
+        "Weight": "1",
+    }
+    text = shown.content.decode()
+    assert 'data-label="As others">0%' in text
+    assert "Of 100 pairs of answers, how many stand in the order that others gave them." in text
+
+
 @pytest.fixture
 def suspicion(project, annotator, make_tasks):
     make_tasks(1)

@@ -13,15 +13,20 @@ from django.core.management import call_command
 from django.urls import get_resolver, reverse
 from playwright.sync_api import expect
 
-from annotation import known_answers
+from annotation import known_answers, quarantine
+from annotation.models import Membership
 from annotation.projects import create_invitation, set_guideline
 from annotation.prompts import import_prompts
 from annotation.proposals import propose_prompt
+from plumbline import tokens
+from tests.web import dashboard_story as story
 
 STATIC = Path(finders.find("css/tokens.css")).parent.parent
 KNOWN = (Path(__file__).resolve().parents[1] / "golden" / "rankings_v1.jsonl").read_bytes()
 MAX_PAGE_BYTES = 120 * 1024  # compressed, everything that the ranking page loads
 AXE_OPTIONS = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+
+SCROLLS = "boxes => boxes.some((box) => box.scrollWidth > box.clientWidth)"
 
 
 def violations(page):
@@ -57,6 +62,11 @@ def fill(project, admin, make_tasks):
     propose_prompt(project, author=admin, text="Tell a story about $x^2$ herons.")
     known_answers.import_file(project, file=io.BytesIO(KNOWN), name="known", actor=admin)
     import_prompts(project, name="sft", file=io.BytesIO(b'{"prompt": "Tell a story."}'), pool="sft")
+    quarantine.suspect(Membership.objects.get(project=project, user=admin), note="Always the first one.")
+    tokens.create_token(admin, name="my laptop")
+    story.add_prompts(project)
+    story.add_policy(project)
+    story.finished_round(project)
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -92,6 +102,35 @@ class TestInTheBrowser:
         page.locator("#tray .chip").first.click()
         assert violations(page) == []
 
+    @pytest.mark.parametrize(
+        "k, form",
+        [(9, {}), (3, {"objective": "worst", "rationale": True}), (2, {"note": "What should it contain?"})],
+    )
+    def test_it_is_never_wider_than_a_phone(self, make_tasks, open_ranking, project, annotator, page, k, form):
+        page.set_viewport_size({"width": 360, "height": 740})
+        project.ranking_form = form
+        project.save()
+        Membership.objects.filter(user=annotator).update(consented_at="2026-11-20T12:00Z")
+        make_tasks(1, k=k)
+        page = open_ranking()
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        for key in "123":
+            page.keyboard.press(key)
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+    def test_the_projects_name_gives_way_to_the_progress(self, make_tasks, open_ranking, project, annotator, page):
+        page.set_viewport_size({"width": 768, "height": 1024})
+        project.name = "Stories for children who cannot sleep, told by a fox"
+        project.save()
+        set_guideline(project, text="Kind endings.", created_by=annotator)
+        make_tasks(1)
+        page = open_ranking()
+        page.locator("#progress-pace").evaluate("pace => (pace.textContent = ' · 41 s each')")  # as after some work
+        right = page.locator(".header__path > *").evaluate_all(
+            "parts => Math.max(...parts.map((part) => part.getBoundingClientRect().right))"
+        )
+        assert right < page.locator("#progress").evaluate("progress => progress.getBoundingClientRect().left")
+
     def test_axe_finds_nothing_when_nothing_waits(self, theme, open_ranking):
         page = open_ranking()
         expect(page.locator("#empty")).to_be_visible()
@@ -116,6 +155,8 @@ class TestInTheBrowser:
             watched.set_viewport_size({"width": 360, "height": 740})
             if watched.evaluate("document.documentElement.scrollWidth") > 360:
                 failed[name].append("wider than a phone")
+            if watched.locator(".table-wrap").evaluate_all(SCROLLS):
+                failed[name].append("a table scrolls sideways on a phone")
         assert {name: found for name, found in failed.items() if found} == {}
         assert visited >= {
             "home",
