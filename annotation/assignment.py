@@ -17,6 +17,7 @@ from annotation import hidden, qualification
 from annotation.audit import record_event
 from annotation.messages import message_text
 from annotation.models import (
+    BOUNDS,
     TRAINING_PURPOSES,
     Assignment,
     AssignmentState,
@@ -32,7 +33,8 @@ from annotation.models import (
 )
 from plumbline.durability import forgettable
 
-MIN_COMPLETIONS, MAX_COMPLETIONS = 2, 9
+MIN_COMPLETIONS, MAX_COMPLETIONS = BOUNDS["completions_per_task"]
+MIN_OVERLAP, MAX_OVERLAP = BOUNDS["overlap"]
 MAX_SHUFFLE = 2**31 - 1
 CANDIDATES = 12  # open slots looked at together: enough that many annotators at once rarely reach for the same one
 CLAIM_ATTEMPTS = 5
@@ -92,8 +94,11 @@ def check_task(project, *, prompt, completions, purpose, overlap, propensity):
             )
             % {"purpose": purpose},
         )
-    if not isinstance(overlap, int) or isinstance(overlap, bool) or not 1 <= overlap <= 100:
-        raise TaskError("overlap", _("must be a whole number from 1 to 100."))
+    if not isinstance(overlap, int) or isinstance(overlap, bool) or not MIN_OVERLAP <= overlap <= MAX_OVERLAP:
+        raise TaskError(
+            "overlap",
+            _("must be a whole number from %(low)s to %(high)s.") % {"low": MIN_OVERLAP, "high": MAX_OVERLAP},
+        )
     if not isinstance(propensity, (int, float)) or not 0 < propensity <= 1:
         raise TaskError("propensity", _("must be a probability above 0."))
 

@@ -11,7 +11,7 @@ from django.utils.text import slugify
 from django.utils.translation import gettext_lazy as _
 
 from annotation.models import Membership, Pool, Purpose, Role
-from annotation.projects import MAX_GUIDELINE
+from annotation.projects import MAX_GUIDELINE, bounds
 from annotation.proposals import MAX_PROPOSAL
 from annotation.ranking_form import BEST, CHOICES, MAX_CHOICES, MAX_TEXT, WORST, form_of
 
@@ -201,21 +201,18 @@ class SettingsForm(forms.Form):
     )
     completions_per_task = forms.IntegerField(
         label=_("Answers per task"),
-        min_value=2,
-        max_value=9,
+        **bounds("completions_per_task"),
         help_text=_("From 2 to 9. More answers per task tell more, and take longer to read."),
     )
     overlap = forms.IntegerField(
         label=_("People per task"),
-        min_value=1,
-        max_value=100,
+        **bounds("overlap"),
         help_text=_("With two or more you see how far people agree."),
     )
-    daily_goal = forms.IntegerField(label=_("Tasks a person is asked to do a day"), min_value=1, max_value=100_000)
+    daily_goal = forms.IntegerField(label=_("Tasks a person is asked to do a day"), **bounds("daily_goal"))
     lease_seconds = forms.IntegerField(
         label=_("Seconds a task stays reserved"),
-        min_value=10,
-        max_value=7 * 24 * 3600,
+        **bounds("lease_seconds"),
         help_text=_(
             "After this time without a sign of life the task goes to someone else. 900 are a quarter of an hour."
         ),
@@ -223,27 +220,23 @@ class SettingsForm(forms.Form):
     qualification_tasks = forms.IntegerField(
         label=_("Test tasks before real work"),
         required=False,
-        min_value=0,
-        max_value=1_000,
+        **bounds("qualification_tasks"),
         help_text=_("A new annotator first ranks so many tasks with a known answer. 0: no test."),
     )
     qualification_percent = forms.IntegerField(
         label=_("Pairs to agree on in the test"),
         required=False,
-        min_value=0,
-        max_value=100,
+        **bounds("qualification_percent"),
         help_text=_("Of 100 pairs of answers, how many must stand in the order of the known answers."),
     )
     gold_share = forms.FloatField(
         label=_("Share of hidden checks"),
-        min_value=0,
-        max_value=0.5,
+        **bounds("gold_share"),
         help_text=_("Of 1, such as 0.1. Tasks with a known answer, mixed in unseen; none before there are some."),
     )
     repeat_share = forms.FloatField(
         label=_("Share of repeats"),
-        min_value=0,
-        max_value=0.5,
+        **bounds("repeat_share"),
         help_text=_("Of 1. One's own earlier tasks asked again, to see how steady a judgment is."),
     )
     weigh_annotators = forms.BooleanField(

@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 
 from annotation import messages, starting_points
 from annotation.audit import record_event
-from annotation.models import Guideline, Invitation, Membership, Project, Role
+from annotation.models import BOUNDS, Guideline, Invitation, Membership, Project, Role
 from annotation.ranking_form import check_ranking_form
 
 INVITATION_LIFETIME = timedelta(days=14)
@@ -41,6 +41,12 @@ def free_slug(name):
     return next(slug for slug in (base, *(f"{base}-{number}" for number in range(2, 10_000))) if slug not in taken)
 
 
+def bounds(name):
+    """The bounds of one of the project's numbers, as fields of forms and of the API take them."""
+    low, high = BOUNDS[name]
+    return {"min_value": low, "max_value": high}
+
+
 def check_settings(settings):
     unknown = sorted(set(settings) - {*SETTINGS, "name"})
     if unknown:
@@ -51,23 +57,17 @@ def check_settings(settings):
 
 def check_project(project):
     """All of the row's rules, also those that only some databases would see at once."""
-    for name, low, high in (
-        ("completions_per_task", 2, 9),
-        ("overlap", 1, 100),
-        ("lease_seconds", 10, 7 * 24 * 3600),
-        ("daily_goal", 1, 100_000),
-        ("qualification_tasks", 0, 1_000),
-        ("qualification_percent", 0, 100),
-    ):
+    for name, (low, high) in BOUNDS.items():
         value = getattr(project, name)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValidationError(
-                {name: _("must be a whole number from %(low)d to %(high)d.") % {"low": low, "high": high}}
+        is_share = isinstance(high, float)
+        is_number = isinstance(value, (int, float) if is_share else int) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
+            sentence = (
+                _("must be a share from %(low)s to %(high)s.")
+                if is_share
+                else _("must be a whole number from %(low)s to %(high)s.")
             )
-    for name in ("gold_share", "repeat_share"):
-        value = getattr(project, name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 0.5:
-            raise ValidationError({name: _("must be a share from 0 to 0.5.")})
+            raise ValidationError({name: sentence % {"low": low, "high": high}})
     project.full_clean()
     if project.slug in RESERVED_SLUGS:
         raise ValidationError({"slug": _("is reserved; choose another.")})

@@ -5,6 +5,7 @@ from rest_framework import serializers
 
 from annotation.messages import message_text
 from annotation.models import Purpose, Role
+from annotation.projects import bounds
 
 MAX_INTEGER = 2**31 - 1
 
@@ -25,15 +26,15 @@ class ProjectInput(StrictSerializer):
     name = serializers.CharField(max_length=200)
     slug = serializers.SlugField(max_length=64, required=False)
     description = serializers.CharField(required=False, allow_blank=True, max_length=20_000)
-    completions_per_task = serializers.IntegerField(required=False, min_value=2, max_value=9)
-    overlap = serializers.IntegerField(required=False, min_value=1, max_value=100)
-    lease_seconds = serializers.IntegerField(required=False, min_value=10, max_value=7 * 24 * 3600)
-    daily_goal = serializers.IntegerField(required=False, min_value=1, max_value=100_000)
-    qualification_tasks = serializers.IntegerField(required=False, min_value=0, max_value=1_000)
-    qualification_percent = serializers.IntegerField(required=False, min_value=0, max_value=100)
+    completions_per_task = serializers.IntegerField(required=False, **bounds("completions_per_task"))
+    overlap = serializers.IntegerField(required=False, **bounds("overlap"))
+    lease_seconds = serializers.IntegerField(required=False, **bounds("lease_seconds"))
+    daily_goal = serializers.IntegerField(required=False, **bounds("daily_goal"))
+    qualification_tasks = serializers.IntegerField(required=False, **bounds("qualification_tasks"))
+    qualification_percent = serializers.IntegerField(required=False, **bounds("qualification_percent"))
     ranking_form = serializers.JSONField(required=False)
-    gold_share = serializers.FloatField(required=False, min_value=0, max_value=0.5)
-    repeat_share = serializers.FloatField(required=False, min_value=0, max_value=0.5)
+    gold_share = serializers.FloatField(required=False, **bounds("gold_share"))
+    repeat_share = serializers.FloatField(required=False, **bounds("repeat_share"))
     weigh_annotators = serializers.BooleanField(required=False)
 
 
@@ -93,7 +94,7 @@ class TaskInput(StrictSerializer):
         help_text=_("Left out: train, or eval where the prompt is of the pool eval, on which nothing trains."),
     )
     priority = serializers.IntegerField(required=False, default=0, min_value=-MAX_INTEGER, max_value=MAX_INTEGER)
-    overlap = serializers.IntegerField(required=False, min_value=1, max_value=100)
+    overlap = serializers.IntegerField(required=False, **bounds("overlap"))
     reason = serializers.CharField(max_length=200, required=False, allow_blank=True, default="")
     propensity = serializers.FloatField(required=False, default=1.0)
     batch = serializers.CharField(max_length=64, required=False, allow_blank=True, default="")

@@ -8,7 +8,7 @@ from annotation.models.assignment import Assignment, AssignmentState, Slot, Slot
 from annotation.models.audit import AuditEvent
 from annotation.models.completion import Completion
 from annotation.models.membership import Invitation, Membership, Qualification, Role
-from annotation.models.project import Guideline, Project
+from annotation.models.project import BOUNDS, Guideline, Project
 from annotation.models.prompt import POOLS, Pool, Prompt, PromptProposal, PromptSet, ProposalState
 from annotation.models.quality import QualityReport, Suspicion, SuspicionState
 from annotation.models.question import Question
@@ -17,6 +17,7 @@ from annotation.models.snapshot import Snapshot
 from annotation.models.task import MEASURING_PURPOSES, TRAINING_PURPOSES, KnownAnswer, Purpose, Task, TaskCompletion
 
 __all__ = [
+    "BOUNDS",
     "MEASURING_PURPOSES",
     "POOLS",
     "TRAINING_PURPOSES",

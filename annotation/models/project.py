@@ -5,6 +5,24 @@ from django.db import models
 from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
+# What each number of a project may be, both ends included. Where an end is no whole number, it is a share.
+BOUNDS = {
+    "completions_per_task": (2, 9),
+    "overlap": (1, 100),
+    "lease_seconds": (10, 7 * 24 * 3600),
+    "daily_goal": (1, 100_000),
+    "qualification_tasks": (0, 1_000),
+    "qualification_percent": (0, 100),
+    # At most half: what is hidden among the real tasks must not crowd them out.
+    "gold_share": (0, 0.5),
+    "repeat_share": (0, 0.5),
+}
+
+
+def between_bounds(name):
+    low, high = BOUNDS[name]
+    return Q(**{f"{name}__gte": low, f"{name}__lte": high})
+
 
 class Project(models.Model):
     """A set of people, prompts and a policy that is being improved."""
@@ -31,17 +49,12 @@ class Project(models.Model):
     class Meta:
         ordering = ["name"]
         constraints = [
-            models.CheckConstraint(
-                condition=Q(completions_per_task__gte=2, completions_per_task__lte=9), name="project_k_from_2_to_9"
-            ),
+            models.CheckConstraint(condition=between_bounds("completions_per_task"), name="project_k_from_2_to_9"),
             models.CheckConstraint(condition=Q(overlap__gte=1), name="project_overlap_at_least_1"),
             models.CheckConstraint(condition=Q(lease_seconds__gte=10), name="project_lease_at_least_10_seconds"),
             models.CheckConstraint(condition=Q(qualification_percent__lte=100), name="project_qualification_percent"),
-            # At most half: what is hidden among the real tasks must not crowd them out.
-            models.CheckConstraint(condition=Q(gold_share__gte=0, gold_share__lte=0.5), name="project_gold_share"),
-            models.CheckConstraint(
-                condition=Q(repeat_share__gte=0, repeat_share__lte=0.5), name="project_repeat_share"
-            ),
+            models.CheckConstraint(condition=between_bounds("gold_share"), name="project_gold_share"),
+            models.CheckConstraint(condition=between_bounds("repeat_share"), name="project_repeat_share"),
         ]
 
     def __str__(self):

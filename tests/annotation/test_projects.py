@@ -7,8 +7,10 @@ from django.http import Http404
 from django.utils import timezone
 
 from annotation import permissions, projects, starting_points
-from annotation.models import AuditEvent, Invitation, Membership
+from annotation.forms import SettingsForm
+from annotation.models import BOUNDS, AuditEvent, Invitation, Membership
 from annotation.ranking_form import form_of
+from annotation.serializers import ProjectChange
 
 pytestmark = pytest.mark.django_db
 
@@ -54,6 +56,21 @@ def test_it_refuses_settings_that_make_no_sense(outsider, settings, field):
         projects.create_project(**({"name": "Fine"} | settings), created_by=outsider)
     assert field in caught.value.message_dict
     assert not Membership.objects.exists()
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_number_has_the_same_bounds_everywhere(project, admin, name):
+    low, high = BOUNDS[name]
+    for value in (low, high):
+        assert getattr(projects.change_project(project, actor=admin, **{name: value}), name) == value
+        assert SettingsForm(None, project=project).fields[name].clean(str(value)) == value
+        assert ProjectChange(data={name: value}).is_valid()
+    for value in (low - 1, high + 1):
+        with pytest.raises(ValidationError, match=f"from {low} to {high}"):
+            projects.change_project(project, actor=admin, **{name: value})
+        with pytest.raises(ValidationError):
+            SettingsForm(None, project=project).fields[name].clean(str(value))
+        assert not ProjectChange(data={name: value}).is_valid()
 
 
 def test_it_records_what_changed(project, admin):
