@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from training.engine import packing
+from training.engine import linear, packing, transformer
 from training.engine.transformer import Transformer
 
 SHAPES = {
@@ -114,3 +114,27 @@ def test_it_keeps_to_the_arithmetic_of_float32_in_bfloat16(make_policy):
             fused = policy.hidden_packed(flat, layout)
     torch.testing.assert_close(rounded.float(), exact, atol=0.15, rtol=0.05)
     torch.testing.assert_close(rounded.float(), fused.float(), atol=0.08, rtol=0.05)
+
+
+def test_it_fills_rows_once_for_all_matrices_in_bfloat16(policy, monkeypatch):
+    """What stands in the rows added changes neither states nor gradients."""
+    rows = [ids(length, length) for length in (9, 1, 14, 8, 3, 13)]
+    layout, places = packing.Layout(list(map(len, rows))), torch.tensor([3, 9, 20, 30, 47])
+    weights = torch.randn(len(places), policy.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    filled = []
+    fill = linear._filled
+    monkeypatch.setattr(linear, "_filled", lambda x, rows: filled.append(rows) or fill(x, rows))
+
+    def learn():
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = policy.hidden_packed(packing.flatten(rows), layout, places)
+        return hidden, gradients(policy, (hidden * weights).sum())
+
+    hidden, found = learn()
+    assert filled == [], "no matrix has to"
+    monkeypatch.setattr(transformer, "fill_places", lambda places, weight: places)
+    plain, expected = learn()
+    assert 48 in filled and 5 in filled
+    torch.testing.assert_close(hidden, plain)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)

@@ -54,6 +54,15 @@ def for_reading(layer, dtype):
     return layer
 
 
+def fill_places(places, weight):
+    """(n,) long, such as token ids, and zeros up to a round number where products with `weight` would fill rows: so a
+    network fills them once, not each of its matrices. What becomes of the rows added is nobody's concern.
+    """
+    if weight.is_cuda or not _in_bfloat16(weight):
+        return places
+    return F.pad(places, (0, round_rows(len(places)) - len(places)))
+
+
 def round_rows(rows):
     """The next round number of rows: 3 -> 4, 33 -> 64, 65 -> 128, 130 -> 192."""
     if rows > ROWS:

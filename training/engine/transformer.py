@@ -8,13 +8,14 @@ in arithmetic. Files keep them apart, as Hugging Face does; families.py splits a
 
 import copy
 import dataclasses
+import functools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from training.engine.linear import Linear, for_reading
+from training.engine.linear import Linear, fill_places, for_reading
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +168,8 @@ class RmsNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        # Under autocast heads come in bfloat16, and torch's kernel wants one dtype.
+        return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps)
 
 
 def make_norm(architecture, size):
@@ -234,6 +236,8 @@ class Attention(nn.Module):
     def _heads(self, wide, rotary, turns):
         """(..., T, (H + 2 G) S) -> query (..., T, H, S), key and value (..., T, G, S), turned by their positions."""
         heads = wide.unflatten(-1, (self.n_heads + 2 * self.n_kv_heads, self.head_size))
+        if rotary is None and self.query_norm is None:
+            return heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=-2)
         turning, value = heads.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=-2)
         if self.query_norm is not None:
             query, key = turning.split((self.n_heads, self.n_kv_heads), dim=-2)
@@ -275,9 +279,12 @@ class Block(nn.Module):
         x = x + self.attention(self.attention_norm(x), *context)
         return x + self.mlp(self.mlp_norm(x))
 
-    def packed(self, x, layout, places, *context):
-        """x (N, D) in a packing.Layout -> (n, D), of the tokens in `places` (n,) alone; None is all."""
-        back = layout.back if places is None else layout.back.index_select(0, places)
+    def packed(self, x, layout, back, places, *context):
+        """x (N, D) in a packing.Layout -> (n, D), of the tokens in `places` (n,) alone; None is all.
+
+        back: (N,) the place of each token in the layout's groups.
+        """
+        back = back if places is None else back.index_select(0, places)
         mixed = self.attention.packed(self.attention_norm(x), layout, back, *context)
         if places is not None:
             x = x.index_select(0, places)
@@ -371,16 +378,18 @@ class Transformer(nn.Module):
 
         input_ids: (N,) long, laid out by a packing.Layout. The last layer computes those places alone.
         """
-        x = self.embedding(input_ids)
+        count = len(input_ids if places is None else places)
+        fill = functools.partial(fill_places, weight=self.embedding.weight)
+        x = self.embedding(fill(input_ids))
         if self.position_embedding is not None:
-            x = x + self.position_embedding(layout.positions)
-        turns = self._turns(layout.slot_positions, x.dtype)
+            x = x + self.position_embedding(fill(layout.positions))
+        back, turns = fill(layout.back), self._turns(layout.slot_positions, x.dtype)
         window = self.config.sliding_window
         for layer, block in enumerate(self.blocks):
-            wanted = places if layer == len(self.blocks) - 1 else None
+            wanted = fill(places) if places is not None and layer == len(self.blocks) - 1 else None
             seen = window if layer >= self.config.full_attention_layers else 0
-            x = block.packed(x, layout, wanted, self.rotary, turns, seen)
-        return self.norm(x)
+            x = block.packed(x, layout, back, wanted, self.rotary, turns, seen)
+        return self.norm(x)[:count]
 
     def prefill(self, input_ids, lengths, cache):
         """Adds rows to the cache: input_ids (B, T) padded right, lengths (B,). Returns hidden (B, T, D)."""
