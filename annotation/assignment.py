@@ -213,7 +213,7 @@ def next_assignment(project, *, annotator, ahead=False):
         )
         if held and not (ahead and len(held) < MAX_HELD):
             return renew(held[-1] if ahead else held[0], lease_end(project))
-        return claim_slot(project, annotator)
+        return None if project.archived_at else claim_slot(project, annotator)
 
 
 def lease_end(project):

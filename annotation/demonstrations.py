@@ -45,6 +45,8 @@ def next_prompt(project, *, author, after=""):
     Everybody begins somewhere else, so that two people rarely write for the same prompt at once. after: the digest of
     a prompt that they would rather leave out.
     """
+    if project.archived_at:
+        return None
     asked = Prompt.objects.filter(prompt_set__project=project, prompt_set__active=True, pool=Pool.SFT)
     written = Demonstration.objects.filter(prompt=OuterRef("pk"), withdrawn_at=None)
     own = Demonstration.objects.filter(project=project, author=author).count()

@@ -180,6 +180,15 @@ def settings(request, slug):
     return render(request, "annotation/manage_settings.html", context, status=400 if form.errors else 200)
 
 
+@login_required
+@require_POST
+def archive(request, slug):
+    """Puts a project that is over away, or takes it up again."""
+    project, _membership = project_for(request.user, slug, Role.ADMIN)
+    projects.set_archived(project, archived=request.POST.get("archived") == "1", actor=request.user)
+    return redirect("annotation:settings", slug=slug)
+
+
 @never_cache
 @login_required
 @require_http_methods(["GET", "POST"])

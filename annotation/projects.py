@@ -113,6 +113,17 @@ def change_project(project, *, actor, **settings):
     return project
 
 
+@transaction.atomic
+def set_archived(project, *, archived, actor):
+    """Puts a project that is over away, or takes it up again; what people hold may still be handed in."""
+    changed = Project.objects.filter(pk=project.pk, archived_at__isnull=archived).update(
+        archived_at=timezone.now() if archived else None
+    )
+    if changed:
+        action = "project.archived" if archived else "project.reopened"
+        record_event(project, actor=actor, action=action, subject=project.slug)
+
+
 def membership(project, user):
     """This person's active membership, or None. A superuser who is no member may do what an admin may."""
     if not user.is_authenticated:

@@ -46,6 +46,7 @@ urlpatterns = [
         name="invitation_revoke",
     ),
     path("projects/<slug:slug>/settings/", manage_views.settings, name="settings"),
+    path("projects/<slug:slug>/archive/", manage_views.archive, name="archive"),
     path("projects/<slug:slug>/guidelines/", manage_views.guidelines, name="guidelines"),
     path("projects/<slug:slug>/quality/", quality_views.quality, name="quality"),
     path(

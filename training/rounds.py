@@ -79,6 +79,8 @@ def start_round(project, *, created_by=None, idempotency_key="", recipe=None, ov
     """
     if idempotency_key and (existing := project.rounds.filter(idempotency_key=idempotency_key).first()):
         return existing
+    if project.archived_at:
+        raise RoundError(_("The project is archived; take it up again on the page “Settings” first."))
     recipe = default_recipe() if recipe is None else recipe
     base = checkpoints.promoted(project)
     if base is None:
@@ -195,7 +197,7 @@ def reconcile():
         except Exception:
             # One round that cannot go on must not hold up the others.
             logger.exception("The round %s could not be advanced", round_id)
-    for plan in Plan.objects.filter(retrain_after_rankings__gt=0).select_related("project"):
+    for plan in Plan.objects.filter(retrain_after_rankings__gt=0, project__archived_at=None).select_related("project"):
         start_if_due(plan)
 
 

@@ -62,6 +62,7 @@ class RoundFigures:
 class Figures:
     """Everything that the dashboard's first screen says."""
 
+    archived: bool = False
     prompts: int = 0
     policy: Checkpoint | None = None  # the promoted one
     waiting: int = 0  # judgments that nobody has claimed yet
@@ -142,6 +143,7 @@ def read_figures(project):
         new_simulated=Count("id", filter=simulated & new),
     )
     return Figures(
+        archived=project.archived_at is not None,
         prompts=Prompt.objects.filter(prompt_set__project=project, prompt_set__active=True).count(),
         policy=checkpoints.promoted(project),
         waiting=Slot.objects.filter(project=project, state=SlotState.OPEN).count(),
@@ -261,6 +263,8 @@ def refusal(figures):
         if not figures.trains:
             return _("The model is writing answers.")
         return _("Round %(n)d is under way.") % {"n": figures.newest.number}
+    if figures.archived:
+        return _("The project is archived.")
     if not figures.prompts:
         return _("There are no prompts yet.")
     if figures.policy is None:

@@ -44,6 +44,7 @@ class Project(models.Model):
     qualification_percent = models.PositiveSmallIntegerField(_("pairs to agree on in the test"), default=70)
     weigh_annotators = models.BooleanField(_("weigh rankings by reliability"), default=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    # Set: the project is over. Nothing is asked and no round starts; all of it stays to be read.
     archived_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:

@@ -22,16 +22,15 @@ from plumbline.models import User
 @require_GET
 def home(request):
     """One's projects; a superuser's are all. An annotator of a single project goes straight to ranking."""
-    open_projects = Project.objects.filter(archived_at=None).order_by("name", "pk")
     if request.user.is_superuser:
-        memberships = [projects.membership(project, request.user) for project in open_projects]
+        found = [projects.membership(project, request.user) for project in Project.objects.order_by("name", "pk")]
     else:
-        memberships = list(
-            request.user.memberships.filter(active=True, project__in=open_projects).select_related("project")
-        )
+        found = request.user.memberships.filter(active=True).select_related("project").order_by("project__name", "pk")
+    memberships = [member for member in found if not member.project.archived_at]
     if len(memberships) == 1 and memberships[0].role == "annotator":
         return redirect("annotation:rank", slug=memberships[0].project.slug)
-    return render(request, "home.html", {"memberships": memberships})
+    archived = [member for member in found if member.project.archived_at]
+    return render(request, "home.html", {"memberships": memberships, "archived": archived})
 
 
 @never_cache
