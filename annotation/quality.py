@@ -5,9 +5,10 @@ People's and simulated judgments are never mixed: each figure is about one or th
 
 from collections import defaultdict
 from datetime import timedelta
+from itertools import product
 from statistics import median
 
-from django.db.models import Count, Exists, F, Max, OuterRef, Q, Window
+from django.db.models import Count, F, Max, Q, Window
 from django.db.models.functions import RowNumber
 from django.utils import timezone
 
@@ -20,10 +21,10 @@ from annotation.models import (
     Purpose,
     QualityReport,
     Ranking,
-    Task,
     TaskCompletion,
 )
 
+CHUNK = 500  # tasks asked about at once
 TRUSTED_AGE = timedelta(seconds=60)  # of a stored report, before a page asks whether it is still true
 
 
@@ -51,30 +52,31 @@ def win_rate(project, *, new_digest, old_digest, simulated=False):
 
     {"win_rate", "low", "high", "pairs"}: share and 95% interval (by prompt), or None; pairs compared.
     """
-    # Only the tasks that compare these two: pages ask again and again, and a project has many rounds.
-    compared = Task.objects.filter(project=project, purpose=Purpose.EVAL)
-    for digest in (new_digest, old_digest):
-        of_digest = TaskCompletion.objects.filter(task=OuterRef("pk"), completion__policy_digest=digest)
-        compared = compared.filter(Exists(of_digest))
-    judged = judgments.in_use(project, simulated=simulated).filter(task__in=compared)
-    entries = TaskCompletion.objects.filter(
-        task__in=compared, completion__policy_digest__in=[new_digest, old_digest]
-    ).values_list("task_id", "completion_id", "completion__policy_digest")
-    sides = defaultdict(lambda: ([], []))
-    for task_id, completion_id, digest in entries.iterator(chunk_size=1000):
-        sides[task_id][digest == old_digest].append(str(completion_id))
+    sides = compared_sides(project, new_digest, old_digest)
     by_prompt = defaultdict(lambda: [0.0, 0])
-    rows = judged.order_by().values_list("task_id", "task__prompt__digest", "order")
-    for task_id, prompt_digest, order in rows.iterator(chunk_size=1000):
-        new, old = sides.get(task_id, ((), ()))
-        place = places_of(order)
-        for ours in new:
-            for theirs in old:
+    judged = judgments.in_use(project, simulated=simulated).order_by()
+    tasks = list(sides)
+    for start in range(0, len(tasks), CHUNK):
+        rows = judged.filter(task__in=tasks[start : start + CHUNK])
+        for task_id, prompt_digest, order in rows.values_list("task_id", "task__prompt__digest", "order"):
+            place = places_of(order)
+            for ours, theirs in product(*sides[task_id]):
                 if ours in place and theirs in place:
                     by_prompt[prompt_digest][0] += (place[ours] < place[theirs]) + 0.5 * (place[ours] == place[theirs])
                     by_prompt[prompt_digest][1] += 1
     share, low, high = clustered_share(by_prompt.values())
     return {"win_rate": share, "low": low, "high": high, "pairs": sum(trials for _wins, trials in by_prompt.values())}
+
+
+def compared_sides(project, new_digest, old_digest):
+    """{task id: (ids of the new policy's answers, of the old one's)} of the blind comparisons of these two alone."""
+    entries = TaskCompletion.objects.filter(
+        task__project=project, task__purpose=Purpose.EVAL, completion__policy_digest__in=[new_digest, old_digest]
+    ).order_by()
+    sides = defaultdict(lambda: ([], []))
+    for task_id, completion_id, digest in entries.values_list("task_id", "completion_id", "completion__policy_digest"):
+        sides[task_id][digest == old_digest].append(str(completion_id))
+    return {task_id: (new, old) for task_id, (new, old) in sides.items() if new and old}
 
 
 def start_of_day(now=None):
