@@ -5,6 +5,7 @@ from datetime import datetime, time, timedelta
 
 from django import forms
 from django.contrib.auth import password_validation
+from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 from django.utils.text import slugify
@@ -366,7 +367,12 @@ class GuidelineForm(forms.Form):
 class JoinForm(forms.Form):
     """An account for someone who was invited."""
 
-    username = forms.CharField(label=_("User name"), max_length=150)
+    username = forms.CharField(
+        label=_("User name"),
+        max_length=40,
+        validators=[UnicodeUsernameValidator(message=_("Use letters, digits and @ . + - _ only, without spaces."))],
+        help_text=_("Letters, digits and @ . + - _, without spaces; others in the project see it."),
+    )
     password = forms.CharField(
         label=_("Password"),
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),

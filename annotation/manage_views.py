@@ -128,10 +128,21 @@ def member_change(request, slug):
                 role=form.cleaned_data["role"] or None,
                 active=form.cleaned_data["active"],
             )
-            messages.success(request, _("Changed %(name)s.") % {"name": member.user})
+            messages.success(request, member_changed(member, form.cleaned_data))
         except ValidationError as error:
             messages.error(request, " ".join(error.messages))
     return redirect("annotation:members", slug=slug)
+
+
+def member_changed(member, change):
+    """What a change of a membership came to, as a sentence."""
+    name = member.user.get_username()
+    if change["active"] is False:
+        sentence = _("%(name)s no longer works here; their rankings stay. They can be taken back at any time.")
+        return sentence % {"name": name}
+    if change["active"]:
+        return _("%(name)s works here again.") % {"name": name}
+    return _("%(name)s is now: %(role)s.") % {"name": name, "role": member.get_role_display()}
 
 
 @login_required

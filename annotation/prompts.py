@@ -45,6 +45,8 @@ OTHER_KINDS = (
     (b"BZh", "bzip2"),
     (b"\xfd7zXZ\x00", "xz"),
     (b"%PDF", "PDF"),
+    (b"\x89PNG", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
 )
 
 # The module-wide limit of 131,072 characters is shorter than a prompt may be.
@@ -99,7 +101,7 @@ def import_prompts(project, *, name, file, file_name="", created_by=None, format
         existing = PromptSet.objects.filter(project=project, file_sha256=file_sha256).first()
         if existing is not None:
             return already_imported(existing)
-        reader = choose_reader(copy, format)
+        reader = choose_reader(copy, format, file_name)
         ignored = set()
         pools = explicit_pools(reader(copy, ignored))
         try:
@@ -193,15 +195,19 @@ def lines(copy):
             yield number, raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise PromptError(
-                number, "", _("byte %(byte)d is not valid UTF-8. Save the file as UTF-8.") % {"byte": error.start + 1}
+                number,
+                "",
+                _("byte %(byte)d is not valid UTF-8. Choose a JSONL or CSV file, and save it as UTF-8.")
+                % {"byte": error.start + 1},
             ) from None
 
 
-def choose_reader(copy, format):
-    if format == "jsonl":
-        return read_jsonl
-    if format == "csv":
-        return read_csv
+def choose_reader(copy, format, file_name):
+    """By the format, else by the file's name, else by how its text begins."""
+    ending = file_name.lower().rpartition(".")[2]
+    known = {"jsonl": read_jsonl, "csv": read_csv}
+    if reader := known.get(format) or known.get(ending):
+        return reader
     first = next((text for _number, text in lines(copy) if text.strip()), None)
     if first is None:
         raise PromptError(0, "file", _("is empty."))

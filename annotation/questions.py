@@ -37,7 +37,7 @@ def ask_question(assignment, *, annotator, text):
     asked = Question.objects.filter(assignment=assignment, asked_by=annotator, text=text).first()
     if asked is not None:
         return asked
-    if Question.objects.filter(project=project, asked_by=annotator, answered_at=None).count() >= MOST_OPEN:
+    if open_questions(project).filter(asked_by=annotator).count() >= MOST_OPEN:
         raise QuestionError(_("%(count)d questions of yours wait for an answer already.") % {"count": MOST_OPEN})
     return Question.objects.create(project=project, assignment=assignment, asked_by=annotator, text=text)
 
@@ -57,6 +57,11 @@ def answer_question(question, *, actor, text):
 def note_answers_seen(project, user, *, shown):
     """How many answers this person has now seen for the first time. shown: ids of the questions on the page."""
     return unseen_answers(project, user).filter(pk__in=shown).update(answer_seen_at=timezone.now())
+
+
+def open_questions(project):
+    """Those that nobody has answered."""
+    return Question.objects.filter(project=project, answered_at=None)
 
 
 def unseen_answers(project, user):

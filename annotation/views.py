@@ -16,7 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from annotation import assignment as assignments
 from annotation import own_work, projects, qualification, quality, questions, ranking_page
 from annotation.assignment import Conflict, NotYours
-from annotation.models import Assignment
+from annotation.models import Assignment, Ranking
 from annotation.permissions import lacks_consent, project_for
 from annotation.ranking_form import form_of, turn
 from annotation.rankings import RankingError, submit_ranking
@@ -167,6 +167,7 @@ def page_data(request, project, page_progress, form, task_url=None):
         "words": ranking_words(form),
         "objective": form["objective"],
         "guideline_version": projects.guideline_version(project),
+        "is_new": not Ranking.objects.filter(task__project=project, annotator=request.user).exists(),
         "heartbeat_seconds": max(5, min(60, project.lease_seconds // 3)),
         "urls": {
             "task": task_url or reverse("annotation:rank_task", args=[project.slug]),

@@ -18,13 +18,27 @@ def main():
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "plumbline.settings")
     from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
+    from django.db.utils import OperationalError, ProgrammingError
 
     try:
         execute_from_command_line(sys.argv)
+    except (OperationalError, ProgrammingError) as error:
+        if not lacks_tables(error):
+            raise
+        sys.exit(
+            "plumbline: The database has no tables yet, or those of an older version (%s). "
+            "Start `plumbline up`, or run `plumbline migrate`." % str(error).splitlines()[0]
+        )
     except ImproperlyConfigured as error:
         sys.exit("plumbline: %s" % error)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def lacks_tables(error):
+    """Whether a table or a column is missing: SQLite says so in words, PostgreSQL by a code."""
+    missing = str(error).startswith(("no such table", "no such column"))
+    return missing or getattr(error.__cause__, "sqlstate", "") in ("42P01", "42703")
 
 
 if __name__ == "__main__":

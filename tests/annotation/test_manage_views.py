@@ -56,6 +56,9 @@ def test_it_says_what_is_wrong_with_a_file(client_for, admin, project):
     answer = client_for(admin).post(url("prompts"), {"file": SimpleUploadedFile("bad.jsonl", b'{"prompt": ""}')})
     assert answer.status_code == 400
     assert "row 1, prompt: is empty." in answer.content.decode()
+    # Its name says what a broken first line does not.
+    answer = client_for(admin).post(url("prompts"), {"file": SimpleUploadedFile("bad.jsonl", b'"prompt": "One."}\n')})
+    assert "row 1: is not valid JSON" in answer.content.decode()
 
 
 def test_it_lets_somebody_join_by_a_link_once(client_for, client, admin, project):
@@ -64,6 +67,8 @@ def test_it_lets_somebody_join_by_a_link_once(client_for, client, admin, project
     assert "Join Stories" in client.get(link).content.decode()
     weak = client.post(link, {"username": "ada", "password": "12345"})
     assert weak.status_code == 400
+    spaced = client.post(link, {"username": "ada l", "password": PASSWORD})
+    assert "Use letters, digits and @ . + - _ only, without spaces." in spaced.content.decode()
     assert Invitation.objects.get().accepted_at is None
     client.post(link, {"username": "ada", "password": PASSWORD})
     assert Membership.objects.get(user__username="ada").role == "reviewer"
@@ -99,8 +104,9 @@ def test_it_changes_a_member_from_the_page(client_for, admin, annotator, project
     client = client_for(admin)
     client.post(url("member_change"), {"member": member.pk, "role": "reviewer"})
     assert Membership.objects.get(pk=member.pk).role == "reviewer"
-    client.post(url("member_change"), {"member": member.pk, "active": "false"})
+    page = client.post(url("member_change"), {"member": member.pk, "active": "false"}, follow=True)
     assert not Membership.objects.get(pk=member.pk).active
+    assert "no longer works here; their rankings stay." in page.content.decode()
     assert client_for(annotator).get(url("guidelines")).status_code == 404
 
 

@@ -55,8 +55,10 @@ def test_both_sides_see_question_task_and_answer(client_for, annotator, reviewer
     lead = client_for(reviewer)
     shown = page_of(lead, project).content.decode()
     assert "Does spelling count?" in shown and "Once A." in shown and "annotator ·" in shown
+    assert 'title="Not answered yet">1</span>' in shown
     path = reverse("annotation:answer_question", args=[project.slug, question.pk])
     lead.post(path, {"text": "Only when it misleads."})
+    assert "Not answered yet" not in page_of(lead, project).content.decode()
     asker = client_for(annotator)
     ranking_page = asker.get(reverse("annotation:rank", args=[project.slug])).content.decode()
     assert "1 new answer" in ranking_page

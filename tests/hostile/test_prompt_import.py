@@ -48,6 +48,7 @@ REFUSED = {
     "column twice": (b"prompt,prompt\na,b\n", "row 1, prompt: stands twice"),
     "header only": (b"prompt,pool\n", "it has no prompts"),
     "a gzip bomb named .jsonl": (gzip.compress(b" " * 10_000_000), "is a gzip file"),
+    "a picture": (b"\x89PNG\r\n\x1a\n", "is a PNG file"),
     "zip": (b"PK\x03\x04rest", "is a zip file"),
     "Parquet magic bytes only": (b"PAR1", "is a Parquet file"),
     "an array": (rows('["prompt"]'), "row 2: must be an object"),
@@ -109,7 +110,7 @@ def test_it_refuses_with_one_sentence_and_writes_nothing(project, case):
 def test_it_answers_400_over_http(api_for, admin, project, case):
     from django.core.files.uploadedfile import SimpleUploadedFile
 
-    file = SimpleUploadedFile("hostile.jsonl", REFUSED[case][0])
+    file = SimpleUploadedFile("hostile", REFUSED[case][0])  # no ending says what it is
     answer = api_for(admin).post("/api/v1/projects/stories/prompt-sets/", {"file": file}, format="multipart")
     assert answer.status_code == 400
     assert REFUSED[case][1] in answer.json()["error"]["message"]

@@ -1,5 +1,6 @@
 """Settings are refused at start, each with a sentence that says what to do."""
 
+import logging
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from plumbline import environment
+from plumbline.refusals import WithoutTraceback
 
 GOOD_KEY = "k3y-" + "abcdefghijklmnopqrstuvwxyz0123456789" * 2
 
@@ -114,6 +116,27 @@ def test_it_writes_sqlite_durably_and_beside_readers():
         assert cursor.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         assert cursor.execute("PRAGMA synchronous").fetchone()[0] == 2
     assert connection.transaction_mode == "IMMEDIATE"
+
+
+def test_a_command_before_the_first_migration_says_what_to_do(tmp_path):
+    environ = {**os.environ, "PLUMBLINE_DATA_DIR": str(tmp_path)}
+    environ.pop("DATABASE_URL", None)
+    command = [sys.executable, "-m", "plumbline", "demo"]
+    done = subprocess.run(command, env=environ, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "The database has no tables yet" in done.stderr and "Start `plumbline up`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_refused_request_is_logged_without_a_traceback():
+    filter = WithoutTraceback()
+    for status, has_traceback in ((403, False), (404, False), (500, True)):
+        record = logging.LogRecord("django.request", logging.WARNING, "", 1, "Forbidden", (), (ValueError, None, None))
+        record.status_code = status
+        assert filter.filter(record)
+        assert bool(record.exc_info) == has_traceback
+    plain = logging.LogRecord("plumbline", logging.ERROR, "", 1, "Broken", (), (ValueError, None, None))
+    assert filter.filter(plain) and plain.exc_info
 
 
 @pytest.mark.postgres

@@ -14,12 +14,15 @@ RULES = "# What to look for\n\n" + "\n\n".join(f"{number}. A rule with an exampl
 
 
 @pytest.fixture
-def guided(project, admin, make_tasks, open_ranking, page):
-    """guided(width) -> the ranking page with guidelines, in a window of that width."""
+def guided(project, admin, annotator, make_tasks, open_ranking, page):
+    """guided(width, is_new=False) -> the ranking page with guidelines, in a window of that width."""
     set_guideline(project, text=RULES, created_by=admin)
     make_tasks(3, k=2)
 
-    def make(width):
+    def make(width, is_new=False):
+        if not is_new:
+            seen = f"plumbline-choice:guidelines-seen:{annotator.pk}:{project.slug}"
+            page.add_init_script(f"localStorage.setItem('{seen}', 'true')")
         page.set_viewport_size({"width": width, "height": 740})
         return open_ranking()
 
@@ -104,3 +107,19 @@ def test_they_move_as_the_window_does(guided, page):
     expect(page.locator("#guidelines")).to_be_hidden()
     page.set_viewport_size({"width": 1280, "height": 740})
     expect(page.locator("#guidelines")).to_be_visible()
+
+
+@pytest.mark.parametrize(("width", "is_over_the_task"), [(1280, False), (360, True)])
+def test_who_has_ranked_nothing_yet_sees_them_first_and_once(guided, width, is_over_the_task):
+    page = guided(width, is_new=True)
+    panel = page.locator("#guidelines")
+    expect(panel).to_be_visible()
+    expect(page.locator("#guidelines-title")).to_be_focused()
+    assert page.evaluate("document.querySelector('#guidelines').matches(':modal')") == is_over_the_task
+    press(page, "Escape")
+    expect(panel).to_be_hidden()
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    expect(panel).to_be_hidden()
+    press(page, "1", "2", "Enter")
+    wait_for_rankings(page, 1)

@@ -272,7 +272,8 @@ def test_it_sends_flags_reasons_ratings_and_a_better_answer(make_tasks, open_ran
     first.get_by_text("Improve").click()
     first.get_by_role("textbox").fill("A fox and a kite met, and both were glad.")
     page.get_by_text("Say why").click()
-    page.get_by_label("Why this order?").fill("The second is invented.")
+    expect(page.get_by_label("Why this order?")).to_be_focused()
+    page.keyboard.type("The second is invented.")
     page.keyboard.press("Control+Enter")
     ranking = wait_for_rankings(page, 1)[0]
     assert ranking.flags == {cards[1]: ["hallucination"]}

@@ -21,6 +21,9 @@ class ConfigError(ValueError):
     """A setting is unknown, of the wrong type or outside its range. The message is one sentence for people."""
 
 
+MOST = 10**9  # of a whole number; more is a slip of the hand
+
+
 def setting(default, doc, *, ge=None, gt=None, le=None, lt=None, choices=None):
     """A documented dataclass field with its range. `doc` says what it does, and in which unit."""
     return dataclasses.field(
@@ -495,6 +498,8 @@ _RULES = (
 def _checked(key, value, rules):
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key}={value} must be a finite number.")
+    if type(value) is int and rules["lt"] is None and value > MOST:
+        raise ConfigError(f"{key}={value} must be at most {MOST}.")
     for rule, holds, words in _RULES:
         bound = rules[rule]
         if bound is not None and not holds(value, bound):

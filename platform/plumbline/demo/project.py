@@ -45,8 +45,8 @@ or just stops, goes last.
 - Whether the story has the right animal or makes much sense does not matter here. That can be taught too, but it \
 takes many more rankings.
 
-About **60 rankings**, ten minutes or so, are enough for the model to learn this. Then open *Overview* and start a \
-round.
+About **60 rankings**, ten minutes or so, are enough for the model to learn this. Then whoever leads the project \
+starts a round under *Overview*, and new stories come to be ranked.
 """
 
 

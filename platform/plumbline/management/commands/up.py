@@ -51,8 +51,11 @@ class Command(BaseCommand):
             call_command("migrate", interactive=False, verbosity=0)
         except DatabaseError as error:
             raise CommandError(
-                _("The database cannot be used: %(error)s Check DATABASE_URL, or leave it out to use SQLite.")
-                % {"error": str(error).strip()}
+                _(
+                    "The database %(place)s cannot be used: %(error)s. If another version of Plumbline made it, name "
+                    "another one; else check DATABASE_URL and its server."
+                )
+                % {"place": settings.DATABASES["default"]["NAME"], "error": str(error).strip().rstrip(".")}
             ) from error
         if not settings.DEVELOPMENT:
             call_command("collectstatic", interactive=False, verbosity=0, ignore_patterns=UNUSED_STATIC)

@@ -85,7 +85,8 @@ function endLabels(labels) {
           ctx.fill();
         }
         if (ends.length > 1) {
-          // Labels that would touch are moved apart.
+          // All after the line that goes farthest, or one would stand on another's line; those that would touch, apart.
+          const after = Math.max(...ends.map((end) => end.x)) + 6 * ratio;
           ends.sort((a, b) => a.y - b.y);
           const gap = 13 * ratio;
           for (let index = 1; index < ends.length; index++) {
@@ -93,7 +94,7 @@ function endLabels(labels) {
           }
           for (const end of ends) {
             ctx.fillStyle = end.stroke;
-            ctx.fillText(end.text, end.x + 6 * ratio, end.textY ?? end.y);
+            ctx.fillText(end.text, after, end.textY ?? end.y);
           }
         }
         ctx.restore();

@@ -1,8 +1,8 @@
 // The guidelines: beside the task where there is room, over it where there is not. One goes on ranking while they stand
-// beside it; whether they do is remembered in this browser.
+// beside it; whether they do is remembered in this browser. Who has ranked nothing here yet sees them first.
 
 import { readChoice, keepChoice } from "./drafts.js";
-import { byId } from "./page.js";
+import { byId, page } from "./page.js";
 
 const CHOICE = "guidelines";
 const wide = matchMedia("(min-width: 72rem)"); // as in guidelines.css
@@ -19,6 +19,15 @@ export class Guidelines {
     this.panel.addEventListener("keydown", (event) => this.onKey(event));
     wide.addEventListener("change", () => this.settle());
     this.settle();
+    this.greet();
+  }
+
+  /** Once a person and project: what a good answer is cannot be guessed. */
+  greet() {
+    const seen = `${CHOICE}-seen:${page.key}`;
+    if (!page.is_new || readChoice(seen)) return;
+    keepChoice(seen, true);
+    if (!this.panel.open) this.toggle();
   }
 
   toggle() {

@@ -94,12 +94,12 @@ byId("task").addEventListener("change", () => {
   desk.keep();
 });
 byId("task").addEventListener("input", () => desk.keep());
-// An opened "Improve" is there to be written in.
+// An opened "Improve" or "Say why" is there to be written in: elsewhere letters are keys.
 byId("task").addEventListener(
   "toggle",
   (event) => {
-    const rewrite = event.target.querySelector?.(":scope.improve textarea");
-    if (rewrite && event.target.open) rewrite.focus();
+    const text = event.target.querySelector?.(":scope:is(.improve, .rationale) textarea");
+    if (text && event.target.open && desk.current) text.focus();
   },
   true,
 );

@@ -26,7 +26,10 @@ export class QuestionDialog {
   }
 
   async send() {
-    if (!this.text.value.trim()) return;
+    if (!this.text.value.trim()) {
+      this.text.focus();
+      return;
+    }
     this.sending.disabled = true;
     const answer = await postJson(this.url, { text: this.text.value });
     this.sending.disabled = false;
