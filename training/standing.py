@@ -94,7 +94,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One figure of the loop strip. state: todo, current, done or failed."""
+    """One figure of the loop strip. state: todo, current, done, failed or cancelled."""
 
     name: str
     figure: str
@@ -534,6 +534,11 @@ class Stage:
         """Whether a progress bar can be drawn."""
         return self.run is not None and self.state == "current" and self.run.total_steps > 0
 
+    @property
+    def is_finishing(self):
+        """All steps are done, and what follows them is not: scores are scaled, weights written."""
+        return self.counts and self.run.step >= self.run.total_steps
+
 
 # Two stages of a round write answers.
 OUTPUT_WORDS = {"base_completions": gettext_lazy("the old model's answers, to compare")}
@@ -541,7 +546,7 @@ STAGE_STATES = {
     RunState.SUCCEEDED: "done",
     RunState.FAILED: "failed",
     RunState.STOPPED_BY_GUARD: "failed",
-    RunState.CANCELLED: "failed",
+    RunState.CANCELLED: "cancelled",
 }
 
 
@@ -557,7 +562,7 @@ def stages_of(round, *, now):
         if run:
             found.append(replace(stage_of(run, now=now), name=name))
         else:
-            found.append(Stage(name=name, state="todo", words=_("to come")))
+            found.append(Stage(name=name, state="todo", words=_("to come") if round.is_active else _("not reached")))
     return found
 
 

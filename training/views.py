@@ -125,10 +125,13 @@ def attempt(request, action, *, done, then):
 def round_page(request, slug, number):
     project, membership = project_for(request.user, slug, Role.REVIEWER)
     row = find_round(project, number)
+    stages = standing.stages_of(row, now=timezone.now())
     context = {
         "round": row,
         "figures": standing.read_round(row),
-        "stages": standing.stages_of(row, now=timezone.now()),
+        "stages": stages,
+        # A run that is cancelled ends a little after its round.
+        "is_moving": row.is_active or any(stage.state == "current" for stage in stages),
         "charts": charts_of(row, charts.OF_ROUND),
         "samples": newest_samples(row),
     }

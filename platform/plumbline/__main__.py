@@ -21,7 +21,10 @@ def main():
     from django.db.utils import OperationalError, ProgrammingError
 
     try:
-        execute_from_command_line(sys.argv)
+        if sys.argv[1:] in ([], ["--help"], ["-h"]):
+            print(overview())
+        else:
+            execute_from_command_line(sys.argv)
     except (OperationalError, ProgrammingError) as error:
         if not lacks_tables(error):
             raise
@@ -33,6 +36,28 @@ def main():
         sys.exit("plumbline: %s" % error)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+COMMANDS = (
+    ("up", "doctor", "demo", "simulate"),
+    ("import_prompts", "import_checks", "snapshot", "export"),
+    ("signin_link", "token"),
+)
+
+
+def overview():
+    """Our own commands, a sentence each."""
+    import django
+    from django.core.management import get_commands, load_command_class
+
+    django.setup()
+    apps = get_commands()
+    lines = ["Usage: plumbline COMMAND [OPTIONS]", ""]
+    for group in COMMANDS:
+        lines += ["  %-16s%s" % (name, load_command_class(apps[name], name).help) for name in group]
+        lines.append("")
+    lines.append("`plumbline COMMAND --help` names a command's options, `plumbline help` all commands, Django's too.")
+    return "\n".join(lines)
 
 
 def lacks_tables(error):

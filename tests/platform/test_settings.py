@@ -128,6 +128,16 @@ def test_a_command_before_the_first_migration_says_what_to_do(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_without_a_command_it_names_its_own(tmp_path, arguments):
+    environ = {**os.environ, "PLUMBLINE_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "plumbline", *arguments]
+    done = subprocess.run(command, env=environ, check=True, capture_output=True, text=True)
+    for name in ("up", "doctor", "demo", "simulate", "import_prompts", "snapshot", "export", "signin_link", "token"):
+        assert re.search(rf"^  {name} +[A-Z].*\.$", done.stdout, re.M), name
+    assert "dbshell" not in done.stdout
+
+
 def test_a_refused_request_is_logged_without_a_traceback():
     filter = WithoutTraceback()
     for status, has_traceback in ((403, False), (404, False), (500, True)):

@@ -66,6 +66,32 @@ def test_it_moves_charts_and_stages_without_a_reload(trained, open_page):
     assert page.evaluate("window.sameDocument") is True
 
 
+def test_a_cancelled_round_goes_on_until_its_run_has_ended(trained, open_page):
+    run = Run.objects.get(state="running")
+    run.round.state, run.round.message, run.round.finished_at = "cancelled", "Cancelled.", timezone.now()
+    run.round.save()
+    page = open_page("round", run.round.number)
+    stages = page.locator("[data-part=stages]")
+    expect(stages.locator("[data-state=current]")).to_have_count(1)
+    expect(stages.locator("[data-state=todo] .stages__state").first).to_have_text("not reached")
+    assert page.get_by_text("Cancelled.").count() == 0, "the badge says it"
+    Run.objects.filter(id=run.id).update(state="cancelled", message="Cancelled.", finished_at=timezone.now())
+    expect(stages.locator("[data-state=cancelled]")).to_have_count(1, timeout=WAIT)
+    expect(stages.locator("[data-state=current]")).to_have_count(0)
+
+
+def test_it_says_that_all_steps_are_done_and_that_the_server_is_away(trained, open_page):
+    run = Run.objects.get(state="running")
+    Run.objects.filter(id=run.id).update(step=run.total_steps)
+    page = open_page("dashboard")
+    expect(page.locator("[data-part=stages]")).to_contain_text(f"{run.total_steps} / {run.total_steps} · finishing")
+    page.route("**/*", lambda route: route.abort())
+    notice = page.get_by_text("No connection to Plumbline.")
+    expect(notice).to_be_visible(timeout=WAIT)
+    page.unroute("**/*")
+    expect(notice).to_have_count(0, timeout=WAIT)
+
+
 def test_it_shows_new_samples_as_they_come(trained, open_page):
     run = Run.objects.get(state="running")
     page = open_page("dashboard")

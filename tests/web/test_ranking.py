@@ -291,6 +291,18 @@ def test_it_asks_nothing_that_the_project_does_not_ask(make_tasks, open_ranking,
     assert page.locator("main .extra, main .rating").count() == 0
 
 
+def test_it_says_where_a_ranking_is_when_the_server_does_not_answer(make_tasks, open_ranking):
+    make_tasks(2)
+    page = open_ranking()
+    page.wait_for_selector("html[data-ahead]")
+    page.route("**/ranking/", lambda route: route.abort())
+    press(page, "1", "2", "3", "4", "Enter")
+    expect(page.locator("#notice")).to_contain_text("One ranking waits in this browser")
+    expect(page.locator("#toast-text")).to_have_text("Ranking kept here, waiting for the connection.")
+    page.unroute("**/ranking/")
+    wait_for_rankings(page, 1)
+
+
 def test_a_ranking_made_offline_is_sent_once_when_the_connection_is_back(make_tasks, open_ranking, context):
     make_tasks(3)
     page = open_ranking()

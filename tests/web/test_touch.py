@@ -73,6 +73,24 @@ def test_it_ranks_by_tapping(make_tasks, open_ranking):
     assert order(found, cards) == [[3], [1], [4], [2]]
 
 
+def test_it_ties_by_tapping(make_tasks, open_ranking):
+    make_tasks(1, k=3)
+    page = open_ranking()
+    cards = shown(page)
+    tie = page.locator("#tie")
+    expect(tie).to_be_disabled()
+    page.locator("#tray .chip", has_text="2").tap()
+    tie.tap()
+    expect(tie).to_have_attribute("aria-pressed", "true")
+    page.locator("#tray .chip", has_text="3").tap()
+    expect(page.locator(".answer__rank")).to_have_text(["", "Best, tied", "Best, tied"])
+    expect(tie).to_have_attribute("aria-pressed", "false")
+    submit, bar = page.locator("#submit").bounding_box(), page.locator(".bar__inner").bounding_box()
+    assert submit["x"] - bar["x"] == bar["x"] + bar["width"] - submit["x"] - submit["width"]
+    page.locator("#submit").tap()
+    assert order(wait_for_rankings(page, 1)[0], cards) == [[2, 3], [1]]
+
+
 def test_it_drags_by_touch(make_tasks, open_ranking, finger):
     make_tasks(1, k=3)
     page = open_ranking()

@@ -97,6 +97,8 @@ class Progress:
             device=str(device),
             resumed_from_step=self.step,
         )
+        if resume:
+            self.log(f"Interrupted before; goes on from step {self.step} of {self.total_steps}.")
 
     def steps(self):
         """The steps that are still to do, from 0."""

@@ -85,14 +85,28 @@ async function refresh(live) {
   if (incoming) update(live, incoming);
 }
 
+function notice(live) {
+  return live.querySelector(":scope > .notice--offline");
+}
+
+function offlineNotice(sentence) {
+  const made = document.createElement("p");
+  made.className = "notice notice--warning notice--offline";
+  made.role = "status";
+  made.textContent = sentence;
+  return made;
+}
+
 async function keepFresh(live) {
   while (live.dataset.live) {
     await new Promise((done) => setTimeout(done, Math.max(FASTEST, Number(live.dataset.live))));
     if (document.hidden) continue;
     try {
       await refresh(live);
+      notice(live)?.remove();
     } catch {
-      // The server is away for a moment; the next turn tries again.
+      // The next turn tries again.
+      notice(live) ?? live.prepend(offlineNotice(live.dataset.offline));
     }
   }
 }

@@ -108,6 +108,7 @@ document.addEventListener("click", (event) => {
   if (event.detail > 0) event.target.closest?.(".answer__key, .chip")?.blur();
 });
 for (const [id, name] of [
+  ["tie", "tie"],
   ["undo", "undo"],
   ["raw", "raw"],
   ["ask", "question"],

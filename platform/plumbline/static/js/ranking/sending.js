@@ -39,7 +39,8 @@ export class Sending {
     this.sent = { task, clientId: item.clientId };
     if (isNew) this.count(task.seconds);
     desk.advance();
-    return view.toast(navigator.onLine ? words.saved : words.kept, () => this.takeBack());
+    const isAway = !navigator.onLine || this.outbox.offline;
+    return view.toast(isAway ? words.kept : words.saved, () => this.takeBack());
   }
 
   /** The order to send, or null if the person goes on ranking. */
@@ -131,6 +132,7 @@ export class Sending {
   drawOutbox() {
     const { outbox, view } = this;
     const count = outbox.items().length;
+    if (outbox.offline) view.amendToast(words.saved, words.kept);
     if (outbox.signedOut) view.notice(words.signed_out);
     else if (outbox.offline && count === 1) view.notice(words.waiting_one);
     else if (outbox.offline && count > 1) view.notice(fill(words.waiting_many, { count }));

@@ -71,6 +71,8 @@ export class View {
     byId("none").checked = state.none;
     byId("order-hint").hidden = state.groups.length > 0;
     byId("undo").disabled = state.history.length === 0 && !state.tie;
+    byId("tie").disabled = state.groups.length === 0;
+    byId("tie").setAttribute("aria-pressed", String(state.tie));
   }
 
   /** What depends on how far one is: the strength of a preference, and a note that comes before the answers. */
@@ -191,6 +193,11 @@ export class View {
     byId("toast-undo").onclick = onUndo;
     byId("toast").hidden = false;
     this.toastTimer = setTimeout(() => this.hideToast(), milliseconds);
+  }
+
+  /** What the toast says has turned out otherwise; nothing where it no longer says so. */
+  amendToast(said, sentence) {
+    if (byId("toast-text").textContent === said) byId("toast-text").textContent = sentence;
   }
 
   hideToast() {
