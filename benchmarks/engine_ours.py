@@ -7,7 +7,7 @@ import torch
 from flops import Flops, peak
 from measuring import Steps, load_data, read_task
 
-from training.engine import checkpoint, config, ppo, reward_model, rollout, sampling, sft
+from training.engine import checkpoint, config, ppo, reward_model, rollout, sampling, sections, sft
 from training.engine.distributed import Compute
 from training.engine.heads import RewardModel, ScalarHead
 from training.engine.optim import build_optimizer, take_step
@@ -53,7 +53,7 @@ def measure_ppo(task, data, compute):
 def measure_reward(task, data, compute):
     trunk = checkpoint.load_policy(f"{task['folder']}/policy")
     member = RewardModel(trunk, ScalarHead(trunk.config.hidden_size, generator=torch.Generator().manual_seed(0)))
-    optim = config.OptimConfig(learning_rate=RATE)
+    optim = sections.OptimConfig(learning_rate=RATE)
     optimizer = build_optimizer(member, optim)
     items = [
         reward_model.Comparable(
@@ -73,7 +73,7 @@ def measure_reward(task, data, compute):
 
 def measure_sft(task, data, compute):
     policy = checkpoint.load_policy(f"{task['folder']}/policy")
-    optim = config.OptimConfig(learning_rate=RATE)
+    optim = sections.OptimConfig(learning_rate=RATE)
     optimizer = build_optimizer(policy, optim)
     examples = [
         sft.Example(ids=[*item["prompt"], *item["completion"]], prompt_length=len(item["prompt"]), weight=1.0, group="")
@@ -113,7 +113,7 @@ def measure_generate(task, data, compute):
 def main():
     task = read_task()
     data = load_data(task)
-    compute = Compute(config.RunConfig(device="cpu", dtype=task["dtype"], threads=task["threads"]))
+    compute = Compute(sections.RunConfig(device="cpu", dtype=task["dtype"], threads=task["threads"]))
     measures = {"ppo": measure_ppo, "sft": measure_sft, "generate": measure_generate}
     with contextlib.suppress(KeyboardInterrupt):
         steps = measures.get(task["work"], measure_reward)(task, data, compute)

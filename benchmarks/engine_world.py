@@ -7,8 +7,9 @@ import string
 import torch
 
 from training.engine import checkpoint, tokenizer
+from training.engine.architecture import Architecture
 from training.engine.heads import RewardModel, ScalarHead
-from training.engine.transformer import Architecture, Transformer
+from training.engine.transformer import Transformer
 
 SHAPES = {"12.3M": (384, 6, 6, 4096), "0.88M": (128, 4, 4, 512)}  # width, layers, heads, vocabulary
 PROMPT_TOKENS, NEW_TOKENS = 22, 48

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from plumbline.demo import golds, world
-from training.engine import checkpoint, config, families, tokenizer
+from training.engine import checkpoint, families, sections, tokenizer
 from training.engine.heads import RewardModel, ScalarHead
 from training.engine.transformer import Transformer
 
@@ -37,7 +37,7 @@ def bench(evidence_cell, tmp_path, monkeypatch):
     monkeypatch.setattr(evidence_cell, "BEST_OF", (2, 4))
     monkeypatch.setattr(evidence_cell, "MAX_NEW_TOKENS", 4)
     texts = tokenizer.train([text for pair in world.pairs(50, 1) for text in pair], vocab_size=400)
-    shape = config.ModelConfig(hidden_size=16, intermediate_size=16, n_layers=1, n_heads=2, n_kv_heads=2)
+    shape = sections.ModelConfig(hidden_size=16, intermediate_size=16, n_layers=1, n_heads=2, n_kv_heads=2)
     policy = Transformer(families.from_scratch(shape, texts.vocab_size)).initialise()
     checkpoint.save_policy(policy, texts, tmp_path / "starter")
     # Stories, so that the gold tells them apart, in place of the gibberish of a policy that never learned.

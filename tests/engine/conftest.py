@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.engine import config, families, tokenizer
+from training.engine import families, sections, tokenizer
 from training.engine.transformer import Transformer
 
 STORIES = [
@@ -31,7 +31,7 @@ def make_policy():
 
     def make(vocab_size=400, seed=0, **shape):
         shape = {"hidden_size": 32, "intermediate_size": 48, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, **shape}
-        architecture = families.from_scratch(config.ModelConfig(**shape), vocab_size)
+        architecture = families.from_scratch(sections.ModelConfig(**shape), vocab_size)
         generator = torch.Generator().manual_seed(seed)
         policy = Transformer(architecture).initialise(generator)
         with torch.no_grad():  # far from uniform, so that a wrong attention shows

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from training.engine import config
+from training.engine import sections
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 HEAD = """\
@@ -11,14 +11,14 @@ HEAD = """\
 
 Every setting of a stage, as it is written in a TOML file, on the command line (`ppo.kl_coef=0.1`), and on a project's
 settings page. An unknown key or a value outside its range is refused. This page is made from
-`training/engine/config.py` by `python -m tests.engine.settings_page`; a test compares the two.
+`training/engine/sections.py` by `python -m tests.engine.settings_page`; a test compares the two.
 """
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 def page():
     """The whole page."""
-    return HEAD + "".join(section(field.name, field.type) for field in dataclasses.fields(config.Config))
+    return HEAD + "".join(section(field.name, field.type) for field in dataclasses.fields(sections.Config))
 
 
 def section(name, cls):

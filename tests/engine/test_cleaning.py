@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from training.engine import cleaning, config, data, pretrain, rundir, vocabulary
+from training.engine import cleaning, config, data, pretrain, rundir, sections, vocabulary
 
 STORY = "Once there was a shy fox who lived beside the old mill and found a red kite in the grass one windy morning."
 
 
 def clean(documents, **settings):
     usual = {"unicode": "NFC", "exact_duplicates": True}
-    return cleaning.clean(documents, config.CleaningConfig(**(usual | settings)))
+    return cleaning.clean(documents, sections.CleaningConfig(**(usual | settings)))
 
 
 def test_it_normalises_unicode_and_drops_controls():

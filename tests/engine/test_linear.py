@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.engine.config import RunConfig
 from training.engine.distributed import KERNEL_CACHES, Compute
 from training.engine.linear import Linear, for_reading, round_rows
+from training.engine.sections import RunConfig
 
 
 def autocast():

@@ -9,13 +9,13 @@ import transformers
 
 from tests.engine.test_reward_model import ranking
 from tests.engine.test_transformer import relative_error
-from training.engine import checkpoint, config, lora, ppo, reward_model, rundir, sft
+from training.engine import checkpoint, config, lora, ppo, reward_model, rundir, sections, sft
 from training.engine.checkpoint import CheckpointError
 from training.engine.heads import RewardModel, ScalarHead
 from training.engine.progress import Interrupted, newest_checkpoint
 
 IDS = torch.tensor([[5, 9, 11, 4, 30, 31, 7, 8, 12, 3]])
-RANK_4 = config.LoraConfig(rank=4, alpha=6.0)
+RANK_4 = sections.LoraConfig(rank=4, alpha=6.0)
 WIDTHS = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
           "num_attention_heads": 4, "max_position_embeddings": 64, "tie_word_embeddings": False}  # fmt: skip
 PEERS = {
@@ -53,7 +53,7 @@ def test_peft_loads_an_adapter_of_ours(family, targets, tmp_path):
     policy = checkpoint.load_policy(tmp_path / "base")
     with torch.no_grad():
         before = policy(IDS)
-        settings = config.LoraConfig(rank=4, alpha=6.0, targets=targets)
+        settings = sections.LoraConfig(rank=4, alpha=6.0, targets=targets)
         lora.attach(policy, settings, base=tmp_path / "base", seed=0)
         assert torch.equal(policy(IDS), before), "a fresh adapter changes nothing"
         stir(policy)

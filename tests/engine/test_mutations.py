@@ -19,7 +19,7 @@ from tests.engine import (
     test_rollout,
     test_sampling,
 )
-from training.engine import heads, losses, ppo, rollout, sampling, transformer
+from training.engine import heads, losses, players, ppo, rollout, sampling, transformer
 from training.engine.guards import Guards
 from training.engine.progress import Progress
 
@@ -207,9 +207,9 @@ MUTATIONS = [
              test_losses.test_it_has_no_policy_gradient_past_the_clip, ratio=1.3, advantage=1.0, moves=False),
     mutation("17", "a value loss that does not clip", losses, "value_loss", value_clip_unclipped,
              test_losses.test_it_clips_the_value_loss_by_hand),
-    mutation("18", "a value network with a fresh head", ppo.copy, "deepcopy", fresh_head,
+    mutation("18", "a value network with a fresh head", players.copy, "deepcopy", fresh_head,
              test_ppo.test_it_starts_the_value_network_as_the_reward_model),
-    mutation("18a", "the value of an action sees its own token", ppo.Players, "values", a_token_late,
+    mutation("18a", "the value of an action sees its own token", players.Players, "values", a_token_late,
              test_ppo.test_it_values_an_action_by_what_stands_before_it, value_network="separate"),
     mutation("19", "a head with the deviation of other layers", heads.ScalarHead, "__init__", of_small_weights,
              test_checkpoint.test_it_starts_the_head_at_the_papers_deviation),

@@ -18,6 +18,7 @@ from training.engine import (
     rundir,
     sampling,
     scorer,
+    sections,
 )
 from training.engine.heads import RewardModel, ScalarHead
 from training.engine.progress import GuardStopped, Interrupted, newest_checkpoint
@@ -73,7 +74,7 @@ def world(tmp_path, make_policy, story_tokenizer):
 
 @pytest.fixture
 def compute():
-    return distributed.Compute(config.RunConfig(device="cpu"))
+    return distributed.Compute(sections.RunConfig(device="cpu"))
 
 
 def run(tmp_path, settings, name="run", **arguments):
@@ -321,7 +322,7 @@ def test_it_has_one_member_on_the_device_at_a_time():
             return self.to("cpu")
 
     members = [Placed(2, 1) for _ in range(3)]
-    turn = reward_model.Turn(members, config.OptimConfig(), "cuda")
+    turn = reward_model.Turn(members, sections.OptimConfig(), "cuda")
     turn.take(0)
     first = turn.optimizer
     turn.take(0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.golden import make_trl_rewards
-from training.engine import checkpoint, config, distributed, optim, reward_model
+from training.engine import checkpoint, distributed, optim, reward_model, sections
 
 
 def test_it_trains_as_trls_reward_trainer_does():
@@ -25,8 +25,8 @@ def test_it_trains_as_trls_reward_trainer_does():
         )
         for pair in record["pairs"]
     ]
-    compute = distributed.Compute(config.RunConfig(device="cpu", threads=1))
-    settings = config.OptimConfig(
+    compute = distributed.Compute(sections.RunConfig(device="cpu", threads=1))
+    settings = sections.OptimConfig(
         learning_rate=make_trl_rewards.RATE, eps=make_trl_rewards.EPSILON, beta1=make_trl_rewards.BETAS[0],
         beta2=make_trl_rewards.BETAS[1], max_grad_norm=make_trl_rewards.NORM, schedule="linear",
     )  # fmt: skip

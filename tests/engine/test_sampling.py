@@ -9,8 +9,9 @@ import torch
 from scipy import stats
 
 from training.engine import sampling, transformer
+from training.engine.architecture import Architecture
 from training.engine.sampling import Decoder, StopStrings, draw, filter_logits, generate
-from training.engine.transformer import Architecture, Transformer
+from training.engine.transformer import Transformer
 from training.engine.weights import CheckpointError
 
 PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17], [20, 21]]

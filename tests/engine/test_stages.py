@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.engine.conftest import STORIES
-from training.engine import checkpoint, config, data, generate, optim, pretrain, rundir, sft, vocabulary
+from training.engine import checkpoint, config, data, generate, optim, pretrain, rundir, sections, sft, vocabulary
 from training.engine.distributed import Compute
 from training.engine.progress import GuardStopped, Interrupted, Progress, newest_checkpoint
 
@@ -356,7 +356,7 @@ def test_it_refuses_to_resume_another_stage_or_shape(inputs, tmp_path):
 
 def test_it_stops_before_a_step_with_a_gradient_that_is_not_finite(make_policy):
     policy = make_policy()
-    settings = config.OptimConfig()
+    settings = sections.OptimConfig()
     optimizer = optim.build_optimizer(policy, settings)
     before = [parameter.clone() for parameter in policy.parameters()]
     (policy(torch.tensor([[5, 6]])).sum() * float("nan")).backward()
@@ -366,7 +366,7 @@ def test_it_stops_before_a_step_with_a_gradient_that_is_not_finite(make_policy):
 
 
 def test_it_takes_the_steps_of_torchs_own_optimizer():
-    settings = config.OptimConfig(weight_decay=0.1, beta1=0.8, learning_rate=1e-2)
+    settings = sections.OptimConfig(weight_decay=0.1, beta1=0.8, learning_rate=1e-2)
     torch.manual_seed(0)
     layers = [torch.nn.Linear(20, 20), torch.nn.Linear(20, 20)]
     layers[1].load_state_dict(layers[0].state_dict())
@@ -388,7 +388,7 @@ def test_it_takes_the_steps_of_torchs_own_optimizer():
 
 
 def test_it_decays_matrices_only_and_takes_the_papers_epsilon(make_policy):
-    settings = config.OptimConfig(weight_decay=0.1)
+    settings = sections.OptimConfig(weight_decay=0.1)
     matrices, vectors = optim.build_optimizer(make_policy(), settings).param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
     assert all(parameter.dim() == 2 for parameter in matrices["params"])
@@ -398,7 +398,7 @@ def test_it_decays_matrices_only_and_takes_the_papers_epsilon(make_policy):
 
 def test_it_follows_the_schedules_by_hand():
     def trace(total=4, **values):
-        settings = config.OptimConfig(learning_rate=1.0, **values)
+        settings = sections.OptimConfig(learning_rate=1.0, **values)
         return [round(optim.learning_rate(settings, step, total), 6) for step in range(total)]
 
     assert trace(schedule="linear") == [1.0, 0.75, 0.5, 0.25]
@@ -428,7 +428,7 @@ def test_it_ships_presets_that_hold_together():
 def test_it_refuses_devices_that_it_cannot_serve(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(config.ConfigError, match="finds no CUDA device"):
-        Compute(config.RunConfig(device="cuda"))
+        Compute(sections.RunConfig(device="cuda"))
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("float32", "highest"), ("auto", "high"), ("bfloat16", "high")])
@@ -436,7 +436,7 @@ def test_it_computes_in_float32_on_a_gpu_where_that_is_asked_for(monkeypatch, dt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     before = torch.get_float32_matmul_precision()
     try:
-        Compute(config.RunConfig(device="cuda", dtype=dtype))
+        Compute(sections.RunConfig(device="cuda", dtype=dtype))
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
@@ -460,7 +460,7 @@ def test_it_clears_away_what_killed_saves_have_left(tmp_path):
     for name in (*leftovers, *others):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "file").touch()
-    Progress(config.Config(), tmp_path, stage="sft", total_steps=1).start()
+    Progress(sections.Config(), tmp_path, stage="sft", total_steps=1).start()
     assert [name for name in (*leftovers, *others) if (tmp_path / name).exists()] == others
 
 

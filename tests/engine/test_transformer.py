@@ -6,7 +6,8 @@ import torch.nn.functional as F
 import transformers
 
 from training.engine import checkpoint, data
-from training.engine.transformer import KeyValueCache, Transformer, padded_right, positions_in_documents
+from training.engine.key_value_cache import KeyValueCache
+from training.engine.transformer import Transformer, padded_right, positions_in_documents
 
 SHAPES = {
     "plain": {},
@@ -81,7 +82,7 @@ def test_it_counts_window_and_positions_alike_with_and_without_a_cache(family):
 
 
 def architecture_of(**values):
-    from training.engine.transformer import Architecture
+    from training.engine.architecture import Architecture
 
     shape = {
         "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2,

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from training.engine import checkpoint, tokenizer
+from training.engine.architecture import Architecture
 from training.engine.heads import RewardModel, ScalarHead
-from training.engine.transformer import Architecture, Transformer
+from training.engine.transformer import Transformer
 
 FOLDER = Path(__file__).parent / "trl_rewards"
 STEPS, PAIRS = 6, 5

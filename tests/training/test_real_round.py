@@ -32,11 +32,11 @@ def starter(project, tmp_path):
     """A promoted SFT policy that has learned nothing, made by the engine."""
     import torch
 
-    from training.engine import checkpoint, config, families, tokenizer
+    from training.engine import checkpoint, families, sections, tokenizer
     from training.engine.transformer import Transformer
 
     words = tokenizer.train(STORIES, vocab_size=300)
-    shape = config.ModelConfig(hidden_size=32, intermediate_size=48, n_layers=2, n_heads=4, n_kv_heads=2)
+    shape = sections.ModelConfig(hidden_size=32, intermediate_size=48, n_layers=2, n_heads=4, n_kv_heads=2)
     policy = Transformer(families.from_scratch(shape, words.vocab_size)).initialise(torch.Generator().manual_seed(0))
     checkpoint.save_policy(policy, words, tmp_path / "starter")
     made = checkpoints.add_checkpoint(project, role="sft", path=tmp_path / "starter", name="starter")

@@ -25,7 +25,7 @@ REASONS = ("too_short", "too_long", "few_letters", "exact_duplicates", "near_dup
 def clean(documents, settings):
     """(documents that stay, Counter over `normalised` and REASONS). documents: texts or lists of messages.
 
-    settings: config.CleaningConfig.
+    settings: sections.CleaningConfig.
     """
     counts = Counter(dict.fromkeys(("normalised", *REASONS), 0))
     kept, seen = [], set()

@@ -25,7 +25,7 @@ BUCKET_NUMBERS = 1 << 25  # gradients summed in one message; their copy takes 12
 
 
 class Compute:
-    """Device, arithmetic and rank of this process, from config.RunConfig. Raises ConfigError."""
+    """Device, arithmetic and rank of this process, from sections.RunConfig. Raises ConfigError."""
 
     def __init__(self, run):
         self.rank, self.world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

@@ -8,7 +8,7 @@ import dataclasses
 
 import torch
 
-from training.engine.transformer import Architecture
+from training.engine.architecture import Architecture
 
 
 class FamilyError(ValueError):
@@ -130,7 +130,7 @@ FAMILIES = {
 
 
 def from_scratch(model, vocab_size):
-    """The Architecture of a new Llama-family policy. model: config.ModelConfig."""
+    """The Architecture of a new Llama-family policy. model: sections.ModelConfig."""
     return Architecture(
         family="llama",
         vocab_size=vocab_size,

@@ -4,7 +4,7 @@ What would change the arithmetic and is not supported is refused, never passed o
 """
 
 from training.engine import families
-from training.engine.transformer import Architecture, RopeScaling
+from training.engine.architecture import Architecture, RopeScaling
 
 
 def read_config(config):

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from training.engine import checkpoint, families
-from training.engine.config import LoraConfig
 from training.engine.heads import RewardModel
 from training.engine.rollout import derive_seed
+from training.engine.sections import LoraConfig
 from training.engine.weights import CheckpointError, read_json, read_tensors, write_tensors
 
 ADAPTER = "adapter"  # beside output/, where that holds the merged checkpoint
@@ -99,7 +99,7 @@ class Trained:
 def attach(module, settings, *, base, seed):
     """Freezes a Transformer, or a RewardModel's trunk, and gives it an adapter; settings.rank 0 changes nothing.
 
-    settings: config.LoraConfig. base: the directory that the weights came from.
+    settings: sections.LoraConfig. base: the directory that the weights came from.
     """
     if not settings.rank:
         return module

@@ -11,7 +11,7 @@ from training.engine.progress import GuardStopped
 def build_optimizer(parameters, optim):
     """AdamW over (name, parameter) pairs, modules or plain parameters; weight decay on matrices only.
 
-    optim: config.OptimConfig. Gains, biases and other vectors never decay.
+    optim: sections.OptimConfig. Gains, biases and other vectors never decay.
     """
     parameters = list(_unique(parameters))
     groups = [
@@ -28,7 +28,7 @@ class AdamW:
     """
 
     def __init__(self, groups, optim):
-        """groups: dictionaries with params and weight_decay. optim: config.OptimConfig."""
+        """groups: dictionaries with params and weight_decay. optim: sections.OptimConfig."""
         shared = {"lr": optim.learning_rate, "betas": (optim.beta1, optim.beta2), "eps": optim.eps}
         self.param_groups = [{**shared, **group} for group in groups]
         self.state = {}  # parameter -> step, exp_avg, exp_avg_sq; from its first gradient on

@@ -10,7 +10,8 @@ import math
 
 import torch
 
-from training.engine.transformer import KeyValueCache, rounded
+from training.engine.key_value_cache import KeyValueCache
+from training.engine.transformer import rounded
 from training.engine.weights import CheckpointError
 
 PREFILL_TOKENS = 16384  # in one forward pass over prompts

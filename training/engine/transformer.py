@@ -1,13 +1,12 @@
-"""One config-driven decoder for every family that families.py knows, and its key-value cache.
+"""One config-driven decoder for every family that families.py knows.
 
-B batch, T tokens, V vocabulary, D width, H heads, G key-value heads, S size of a head, L layers.
+B batch, T tokens, V vocabulary, D width, L layers.
 
 Query, key and value are one matrix in memory, and so are gate and up: on a CPU small products cost more in calls than
 in arithmetic. Files keep them apart, as Hugging Face does; families.py splits and joins.
 """
 
 import copy
-import dataclasses
 import functools
 import math
 
@@ -15,236 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from training.engine.attention import Attention, causal_mask
 from training.engine.linear import Linear, fill_places, for_reading
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RopeScaling:
-    """Stretched rotary frequencies: `linear`, or `llama3` (arXiv:2407.21783 and its released code)."""
-
-    kind: str
-    factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_positions: int = 8192
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """Everything that decides a decoder's shape and arithmetic."""
-
-    family: str = "llama"
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    head_size: int
-    max_positions: int
-    norm: str = "rms"  # rms | layer
-    norm_eps: float = 1e-5
-    positions: str = "rope"  # rope | learned
-    rope_theta: float = 10000.0
-    rope_share: float = 1.0  # of each head's size that rotates
-    rope_scaling: RopeScaling | None = None
-    mlp: str = "swiglu"  # swiglu | gelu | gelu_tanh
-    qkv_bias: bool = False
-    output_bias: bool = False  # of the attention's output matrix
-    mlp_bias: bool = False
-    qk_norm: bool = False
-    tie_embeddings: bool = True
-    sliding_window: int = 0  # tokens a token sees, itself included; 0 is all
-    full_attention_layers: int = 0  # the first so many layers ignore the sliding window
-    parallel_residual: bool = False
+from training.engine.norms import make_norm
+from training.engine.rotary import Rotary
 
 
 def positions_from_mask(attention_mask):
     """(B, T) bool -> (B, T) positions that count real tokens only, so that padding on either side changes nothing."""
     return (attention_mask.long().cumsum(dim=1) - 1).clamp_(min=0)
-
-
-class KeyValueCache:
-    """Preallocated keys and values of every layer. Row b holds `lengths[b]` tokens from column 0 on, without gaps."""
-
-    def __init__(self, architecture, rows, columns, *, device, dtype):
-        shape = (rows, architecture.n_kv_heads, columns, architecture.head_size)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(architecture.n_layers)]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(architecture.n_layers)]
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)  # (rows,)
-        self.longest = 0  # of the rows in use, known without asking the device
-        self.rows = 0  # rows in use: always the first ones
-
-    @property
-    def columns(self):
-        return self.keys[0].shape[2]
-
-    def extend(self, layer, key, value, *, offset, positions):
-        """Stores (b, G, T, S) new tokens of the rows from `offset` on; returns what those rows' queries may look at."""
-        rows, _, length, _ = key.shape
-        here = slice(offset, offset + rows)
-        keys, values = self.keys[layer], self.values[layer]
-        if positions is None:  # fresh rows: the new tokens are all there is
-            keys[here, :, :length] = key
-            values[here, :, :length] = value
-            return key, value
-        row = torch.arange(offset, offset + rows, device=key.device)[:, None]
-        keys[row, :, positions] = key.transpose(1, 2).to(keys.dtype)
-        values[row, :, positions] = value.transpose(1, 2).to(values.dtype)
-        end = self.longest + length
-        return keys[here, :, :end], values[here, :, :end]
-
-    def copy_rows(self, source, target):
-        """Row target[i] becomes a copy of row source[i]; both (n,) long, apart from each other."""
-        for tensor in (*self.keys, *self.values):
-            used = tensor[:, :, : self.longest]
-            used[target] = used[source]
-        self.lengths[target] = self.lengths[source]
-
-    def fork(self, first, count, copies):
-        """Replaces the last `count` rows in use, from row `first` on, by `copies` of each, side by side."""
-        end = first + count * copies
-        for tensor in (*self.keys, *self.values):
-            used = tensor[:, :, : self.longest]
-            used[first:end] = used[first : first + count].repeat_interleave(copies, dim=0)
-        self.lengths[first:end] = self.lengths[first : first + count].repeat_interleave(copies)
-        self.rows = end
-
-    def shrink(self, rows):
-        """Only the first `rows` rows stay in use."""
-        self.rows = rows
-        self.longest = int(self.lengths[:rows].max()) if rows else 0
-
-
-def rotary_frequencies(size, theta, scaling):
-    """(size / 2,) radians a position; on the CPU even where modules are made on the meta device."""
-    exponents = torch.arange(0, size, 2, dtype=torch.int64, device="cpu").float() / size
-    frequencies = 1.0 / (theta**exponents)
-    if scaling is None:
-        return frequencies
-    if scaling.kind == "linear":
-        return frequencies / scaling.factor
-    wavelengths = 2 * math.pi / frequencies
-    low = scaling.original_max_positions / scaling.low_freq_factor
-    high = scaling.original_max_positions / scaling.high_freq_factor
-    smooth = (scaling.original_max_positions / wavelengths - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    blended = (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
-    stretched = torch.where(wavelengths > low, frequencies / scaling.factor, blended)
-    return torch.where(wavelengths < high, frequencies, stretched)
-
-
-class Rotary(nn.Module):
-    """Rotary position embedding (arXiv:2104.09864), halves layout as in Hugging Face's Llama."""
-
-    def __init__(self, architecture):
-        super().__init__()
-        self.size = int(architecture.head_size * architecture.rope_share)
-        frequencies = rotary_frequencies(self.size, architecture.rope_theta, architecture.rope_scaling)
-        self.register_buffer("frequencies", frequencies, persistent=False)  # (size / 2,)
-
-    def at(self, positions):
-        """(B, T) or (T,) positions -> cosine and signed sine, each (..., T, 1, size)."""
-        angles = positions.to(torch.float32).unsqueeze(-1) * self.frequencies
-        cos, sin = angles.cos(), angles.sin()
-        # The sign of rotate-half sits in the sine, so that turning is one multiply, one roll, one multiply-add.
-        return torch.cat([cos, cos], -1).unsqueeze(-2), torch.cat([-sin, sin], -1).unsqueeze(-2)
-
-    def rotate(self, heads, cos, sin):
-        """heads (B, T, heads, S) turned by their positions; only the first `size` of S turn."""
-        if self.size == heads.shape[-1]:
-            turned = torch.addcmul(heads * cos, heads.roll(self.size // 2, -1), sin)
-            return turned.to(heads.dtype)
-        turning, still = heads.split((self.size, heads.shape[-1] - self.size), dim=-1)
-        turned = torch.addcmul(turning * cos, turning.roll(self.size // 2, -1), sin)
-        return torch.cat([turned.to(heads.dtype), still], dim=-1)
-
-
-class RmsNorm(nn.Module):
-    def __init__(self, size, eps):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x):
-        # Under autocast heads come in bfloat16, and torch's kernel wants one dtype.
-        return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps)
-
-
-def make_norm(architecture, size):
-    if architecture.norm == "layer":
-        return nn.LayerNorm(size, eps=architecture.norm_eps)
-    return RmsNorm(size, architecture.norm_eps)
-
-
-def attend(query, key, value, mask, causal):
-    """query (B, H, T, S), key and value (B, G, U, S) -> (B, H, T, S)."""
-    rows, heads, length, size = query.shape
-    groups = key.shape[1]
-    is_cpu_bfloat16 = query.dtype is torch.bfloat16 and not query.is_cuda
-    if length == 1 and mask is not None and not is_cpu_bfloat16:
-        # One query each: the heads that share keys stand in the place of tokens, and nothing is copied. Plain products
-        # are a tenth faster than the fused kernel on a CPU, which is made for many queries (in bfloat16 it takes half
-        # their time, for they copy what they multiply).
-        shared = query.reshape(rows, groups, heads // groups, size) * size**-0.5
-        weights = (shared @ key.transpose(-1, -2)).masked_fill(~mask, -torch.inf).softmax(dim=-1)
-        return (weights @ value).reshape(query.shape)
-    if groups != heads:
-        key = key.repeat_interleave(heads // groups, dim=1)
-        value = value.repeat_interleave(heads // groups, dim=1)
-    if is_cpu_bfloat16 and query.requires_grad:
-        return _attend_plainly(query, key, value, mask, causal)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-
-
-def _attend_plainly(query, key, value, mask, causal):
-    """Attention as plain products: on a CPU the gradient of the fused kernel in bfloat16 takes five times as long."""
-    if causal:
-        mask = causal_mask(query.shape[2], query.device)
-    weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    if mask is not None:
-        weights = weights.masked_fill(~mask, -torch.inf)
-    return weights.softmax(dim=-1) @ value
-
-
-class Attention(nn.Module):
-    def __init__(self, architecture):
-        super().__init__()
-        a = architecture
-        self.n_heads, self.n_kv_heads, self.head_size = a.n_heads, a.n_kv_heads, a.head_size
-        self.qkv = Linear(a.hidden_size, (a.n_heads + 2 * a.n_kv_heads) * a.head_size, bias=a.qkv_bias)
-        self.output = Linear(a.n_heads * a.head_size, a.hidden_size, bias=a.output_bias)
-        self.query_norm = RmsNorm(a.head_size, a.norm_eps) if a.qk_norm else None
-        self.key_norm = RmsNorm(a.head_size, a.norm_eps) if a.qk_norm else None
-
-    def forward(self, x, rotary, turns, mask, causal, stored):
-        query, key, value = self._heads(self.qkv(x), rotary, turns)
-        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        if stored is not None:
-            key, value = stored(key, value)
-            query = query.to(key.dtype)
-        mixed = attend(query, key, value, mask, causal)
-        return self.output(mixed.transpose(1, 2).flatten(2))
-
-    def packed(self, x, layout, back, rotary, turns, window):
-        """x (N, D) in a packing.Layout -> (n, D), of the tokens in the places `back` (n,)."""
-        heads = self._heads(self.qkv(x).index_select(0, layout.slots), rotary, turns)
-        mixed = layout.attend(*heads, attend, window=window)
-        return self.output(mixed.index_select(0, back))
-
-    def _heads(self, wide, rotary, turns):
-        """(..., T, (H + 2 G) S) -> query (..., T, H, S), key and value (..., T, G, S), turned by their positions."""
-        heads = wide.unflatten(-1, (self.n_heads + 2 * self.n_kv_heads, self.head_size))
-        if rotary is None and self.query_norm is None:
-            return heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=-2)
-        turning, value = heads.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=-2)
-        if self.query_norm is not None:
-            query, key = turning.split((self.n_heads, self.n_kv_heads), dim=-2)
-            turning = torch.cat([self.query_norm(query), self.key_norm(key)], dim=-2)
-        if rotary is not None:
-            turning = rotary.rotate(turning, *turns)
-        return *turning.split((self.n_heads, self.n_kv_heads), dim=-2), value
 
 
 class Mlp(nn.Module):
@@ -454,10 +232,6 @@ class Transformer(nn.Module):
 
 
 RESIDUAL_MATRICES = ("attention.output.weight", "mlp.down.weight")
-
-
-def causal_mask(length, device):
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
 def padded_right(attention_mask):
