@@ -83,7 +83,7 @@ def measure_sft(task, data, compute):
     for step in range(task["steps"] + 1):
         batch = [examples[(64 * step + place) % len(examples)] for place in range(64)]
         weight = sum(len(example.ids) - example.prompt_length for example in batch)
-        for part in sft.passes(batch, compute.device):
+        for part in sft.passes(batch, compute):
             with compute.autocast():
                 loss = sft.summed_loss(policy, part)
             (loss / weight).backward()

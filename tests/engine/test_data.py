@@ -1,6 +1,7 @@
 """Readers: what they take, and the one sentence with file, line and key for what they refuse."""
 
 import json
+import types
 
 import pytest
 import torch
@@ -171,3 +172,12 @@ def test_it_shuffles_by_seed_and_epoch_alone():
     assert data.shuffled(20, seed=1, epoch=0) == data.shuffled(20, seed=1, epoch=0)
     assert data.shuffled(20, seed=1, epoch=0) != data.shuffled(20, seed=1, epoch=1)
     assert sorted(data.shuffled(20, seed=2, epoch=3)) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "tokens"),
+    [("cpu", torch.float32, 1024), ("cpu", torch.bfloat16, 2048), ("cuda", torch.bfloat16, 8192)],
+)
+def test_a_pass_of_training_has_more_tokens_where_products_are_quick(device, dtype, tokens):
+    compute = types.SimpleNamespace(device=torch.device(device), dtype=dtype)
+    assert data.pass_tokens(compute, on_gpu=8192) == tokens

@@ -339,13 +339,12 @@ def test_it_makes_one_step_of_eight_micro_batches_or_one(world, monkeypatch, val
             torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-3)
 
 
-def test_it_passes_over_a_minibatch_by_length(monkeypatch):
-    monkeypatch.setattr(data, "CPU_PASS_TOKENS", 20)
+def test_it_passes_over_a_minibatch_by_length():
     minibatch, lengths = [7, 2, 5, 0, 3], [10, 1, 9, 6, 1, 5, 1, 4]  # lengths: of every row of the rollout
     # two of 10 and 9 are padded to 20 tokens; three of 6, 5 and 4 to 18
-    assert ppo.passes(minibatch, lengths, 0, is_cuda=False) == [[0, 2], [3, 5, 7]]
-    assert ppo.passes(minibatch, lengths, 2, is_cuda=False) == [[7, 5], [3, 2], [0]]
-    assert ppo.passes(minibatch, lengths, 0, is_cuda=True) == [[7, 5, 3, 2, 0]]
+    assert ppo.passes(minibatch, lengths, 0, most_tokens=20) == [[0, 2], [3, 5, 7]]
+    assert ppo.passes(minibatch, lengths, 2, most_tokens=20) == [[7, 5], [3, 2], [0]]
+    assert ppo.passes(minibatch, lengths, 0, most_tokens=None) == [[7, 5, 3, 2, 0]]
 
 
 def test_it_reads_adam_epsilon_from_the_optimizer_itself(world):

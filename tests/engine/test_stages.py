@@ -135,13 +135,13 @@ def test_it_counts_only_completion_tokens_and_weighs_them(make_policy):
 
 
 def test_it_gives_one_gradient_however_a_step_is_split(make_policy, monkeypatch):
-    policy = make_policy()
+    policy, compute = make_policy(), Compute(sections.RunConfig(device="cpu"))
     examples = [sft.Example(ids=list(range(4, 6 + n)), prompt_length=1, weight=1.0, group="") for n in (1, 9, 4, 2)]
     gradients = []
     for tokens in (10_000, 1):
         monkeypatch.setattr(data, "CPU_PASS_TOKENS", tokens)
         policy.zero_grad()
-        for part in sft.passes(examples, policy.device):
+        for part in sft.passes(examples, compute):
             (sft.summed_loss(policy, part) / 16).backward()
         gradients.append([parameter.grad.clone() for parameter in policy.parameters()])
     for one, other in zip(*gradients, strict=True):

@@ -18,6 +18,8 @@ MEASURING_PURPOSES = ("eval", "gold")
 ROLES = ("system", "user", "assistant", "tool")
 # Padded tokens in one pass over a network on a CPU: few enough that what is computed of them stays in its caches.
 CPU_PASS_TOKENS = 1024
+# Of training: products are so quick there that what every pass does to weights and their gradients counts.
+CPU_PASS_TOKENS_BFLOAT16 = 2048
 
 
 class DataError(ValueError):
@@ -355,6 +357,13 @@ def mixed_order(sizes, passes, *, seed, epoch):
             taken.append(first + order[index])
         first += size
     return [taken[index] for index in shuffled(len(taken), seed=seed, epoch=epoch)]
+
+
+def pass_tokens(compute, *, on_gpu):
+    """Tokens in one pass of training."""
+    if compute.device.type == "cuda":
+        return on_gpu
+    return CPU_PASS_TOKENS_BFLOAT16 if compute.dtype is torch.bfloat16 else CPU_PASS_TOKENS
 
 
 def batches_by_length(lengths, *, most_tokens):

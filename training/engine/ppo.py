@@ -200,7 +200,7 @@ def update(players, trainers, drawn, advantages, returns, settings, iteration, *
     step = iteration * settings.ppo_epochs * steps_per_epoch
     total_steps = settings.iterations * settings.ppo_epochs * steps_per_epoch
     lengths, actions = drawn.trajectories.lengths, drawn.trajectories.completion_lengths
-    is_cuda = drawn.values.is_cuda
+    most = data.pass_tokens(players.compute, on_gpu=None)
     first_log_ratio = None
     for epoch in range(settings.ppo_epochs):
         generator = torch.Generator().manual_seed(derive_seed(seed, "minibatches", iteration, epoch))
@@ -210,7 +210,7 @@ def update(players, trainers, drawn, advantages, returns, settings, iteration, *
             denominator = sum(actions[row] for row in minibatch)
             found = {}
             mine = players.compute.share(minibatch)
-            for rows in passes(mine, lengths, settings.micro_batch_size, is_cuda=is_cuda):
+            for rows in passes(mine, lengths, settings.micro_batch_size, most_tokens=most):
                 part = drawn.trajectories.take(rows)
                 loss, parts = ppo_loss(
                     players, part, drawn, advantages, returns, rows, settings, denominator, is_warmup
@@ -234,16 +234,17 @@ def update(players, trainers, drawn, advantages, returns, settings, iteration, *
     return {**means, "first_log_ratio": first_log_ratio}
 
 
-def passes(minibatch, lengths, size, *, is_cuda):
-    """The rows of a minibatch in passes of like length: `size` rows each, or where that is 0 as suits the device.
+def passes(minibatch, lengths, size, *, most_tokens):
+    """The rows of a minibatch in passes of like length: `size` rows each, or where that is 0 as many as are padded to
+    most_tokens; None takes all.
 
     lengths: tokens of every row of the rollout.
     """
-    if size or is_cuda:
+    if size or most_tokens is None:
         ordered = sorted(minibatch, key=lengths.__getitem__)
         size = size or len(ordered)
         return [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    found = data.batches_by_length([lengths[row] for row in minibatch], most_tokens=data.CPU_PASS_TOKENS)
+    found = data.batches_by_length([lengths[row] for row in minibatch], most_tokens=most_tokens)
     return [[minibatch[place] for place in places] for places in found]
 
 

@@ -168,7 +168,7 @@ def learn(member, batch, *, compute, lm_coef):
     best_tokens = sum(len(completion) for item in batch for completion in item.best)
     readings = dict.fromkeys(("loss", "accuracy", "lm_loss") if lm_coef else ("loss", "accuracy"), 0.0)
     shared = compute.share(batch)
-    most = BATCH_TOKENS_GPU if compute.device.type == "cuda" else data.CPU_PASS_TOKENS
+    most = data.pass_tokens(compute, on_gpu=BATCH_TOKENS_GPU)
     for rows in data.batches_by_length([item.tokens for item in shared], most_tokens=most):
         part = [shared[index] for index in rows]
         comparisons = compare(part, member.device)

@@ -71,7 +71,7 @@ def train(config, run_dir, *, resume=None, should_stop=None):
         batch = [training[i] for i in order[number * settings.batch_size : (number + 1) * settings.batch_size]]
         weight = sum(example.weight * (len(example.ids) - example.prompt_length) for example in batch)
         loss = 0.0
-        for part in passes(compute.share(batch), compute.device):
+        for part in passes(compute.share(batch), compute):
             with compute.autocast():
                 part_loss = summed_loss(policy, part)
             (part_loss / weight).backward()
@@ -137,9 +137,9 @@ def encode_demonstrations(tokenizer, demonstrations, most):
     return examples, left_out
 
 
-def passes(examples, device):
+def passes(examples, compute):
     """The examples in lists of like length, no longer when padded than suits the device."""
-    most = PASS_TOKENS_GPU if device.type == "cuda" else data.CPU_PASS_TOKENS
+    most = data.pass_tokens(compute, on_gpu=PASS_TOKENS_GPU)
     lengths = [len(example.ids) for example in examples]
     return [[examples[i] for i in indices] for indices in data.batches_by_length(lengths, most_tokens=most)]
 
@@ -169,7 +169,7 @@ def mean_loss(policy, examples, compute):
     """Weighted mean of -log p over completion tokens, nats."""
     policy.eval()
     total = 0.0
-    for part in passes(compute.share(examples), compute.device):
+    for part in passes(compute.share(examples), compute):
         with compute.autocast():
             total += summed_loss(policy, part).item()
     policy.train()
