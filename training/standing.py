@@ -562,7 +562,7 @@ def stages_of(round, *, now):
         if run:
             found.append(replace(stage_of(run, now=now), name=name))
         else:
-            found.append(Stage(name=name, state="todo", words=_("to come") if round.is_active else _("not reached")))
+            found.append(Stage(name=name, state="todo", words=_("to come") if round.is_active() else _("not reached")))
     return found
 
 

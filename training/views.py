@@ -131,7 +131,7 @@ def round_page(request, slug, number):
         "figures": standing.read_round(row),
         "stages": stages,
         # A run that is cancelled ends a little after its round.
-        "is_moving": row.is_active or any(stage.state == "current" for stage in stages),
+        "is_moving": row.is_active() or any(stage.state == "current" for stage in stages),
         "charts": charts_of(row, charts.OF_ROUND),
         "samples": newest_samples(row),
     }

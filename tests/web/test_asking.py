@@ -174,7 +174,6 @@ class TestInTheBrowser:
         page.get_by_role("link", name="Read them").click()
         page.wait_for_selector("html[data-ready]")
         expect(page.locator("#notice")).to_be_hidden()
-        press(page, "g")
         expect(page.get_by_text("Prefer funny endings.")).to_be_visible()
 
 

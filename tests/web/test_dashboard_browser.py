@@ -90,6 +90,7 @@ def test_it_says_that_all_steps_are_done_and_that_the_server_is_away(trained, op
     expect(notice).to_be_visible(timeout=WAIT)
     page.unroute("**/*")
     expect(notice).to_have_count(0, timeout=WAIT)
+    page.problems.clear()  # the browser logs each call that found no connection
 
 
 def test_it_shows_new_samples_as_they_come(trained, open_page):
