@@ -203,11 +203,11 @@ def lines(copy):
 
 
 def choose_reader(copy, format, file_name):
-    """By the format, else by the file's name, else by how its text begins."""
-    ending = file_name.lower().rpartition(".")[2]
-    known = {"jsonl": read_jsonl, "csv": read_csv}
-    if reader := known.get(format) or known.get(ending):
-        return reader
+    """By the format, else by the file's name if that says JSONL, else by how its text begins."""
+    if format == "csv":
+        return read_csv
+    if format == "jsonl" or file_name.lower().endswith(".jsonl"):
+        return read_jsonl
     first = next((text for _number, text in lines(copy) if text.strip()), None)
     if first is None:
         raise PromptError(0, "file", _("is empty."))
