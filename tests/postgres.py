@@ -64,7 +64,7 @@ def start_postgres(*, durable=False):
 def find_programs():
     found = shutil.which("initdb")
     if found:
-        return os.path.dirname(found)
+        return os.path.dirname(os.path.realpath(found))  # a link may lie apart from the other programs
     versions = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
     if not versions:
         raise PostgresMissing("no PostgreSQL server here: apt-get install postgresql")
