@@ -84,7 +84,11 @@ class TestInTheBrowser:
         project.save()
         make_tasks(1, k=5)
         page = open_ranking()
+        guidelines = page.locator("#guidelines")
+        expect(guidelines).to_be_visible()  # who is new here sees them first
         assert violations(page) == []
+        page.keyboard.press("g")
+        expect(guidelines).to_be_hidden()
         for key in ("4", "1", "=", "2", "3", "f"):
             page.keyboard.press(key)
         assert violations(page) == []
