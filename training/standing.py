@@ -94,7 +94,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One figure of the loop strip. state: todo, current, done, failed or cancelled."""
+    """One figure of the loop strip. state: todo, current, done or failed."""
 
     name: str
     figure: str
@@ -520,7 +520,7 @@ def comparison_step(figures):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One stage of a round as its pages show it. state: todo, current, done or failed."""
+    """One stage of a round as its pages show it. state: todo, current, done, failed or cancelled."""
 
     name: str
     state: str

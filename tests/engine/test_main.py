@@ -76,6 +76,7 @@ def test_it_ends_at_once_when_its_supervisor_is_gone(pretraining, tmp_path):
 FAULTS = {
     "an unknown setting": (["ppo.kl_coeff=0.1"], "did you mean ppo.kl_coef?"),
     "a value out of range": (["pretrain.steps=0"], "pretrain.steps=0 must be at least 1"),
+    "a number above its own bound": (["run.threads=99999999999"], "run.threads=99999999999 must be at most 1024"),
     "a slip of the hand": (["pretrain.steps=99999999999999999999"], "must be at most 1000000000"),
     "a rate that is no number": (["pretrain.optim.learning_rate=nan"], "must be a finite number"),
     "no file": (["inputs.documents=/nowhere.txt"], "/nowhere.txt cannot be read"),

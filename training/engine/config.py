@@ -161,8 +161,8 @@ _RULES = (
 def _checked(key, value, rules):
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key}={value} must be a finite number.")
-    if type(value) is int and rules["lt"] is None and value > MOST:
-        raise ConfigError(f"{key}={value} must be at most {MOST}.")
+    if type(value) is int and rules["le"] is None and rules["lt"] is None:
+        rules = {**rules, "le": MOST}
     for rule, holds, words in _RULES:
         bound = rules[rule]
         if bound is not None and not holds(value, bound):

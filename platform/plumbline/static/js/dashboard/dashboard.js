@@ -89,14 +89,6 @@ function notice(live) {
   return live.querySelector(":scope > .notice--offline");
 }
 
-function offlineNotice(sentence) {
-  const made = document.createElement("p");
-  made.className = "notice notice--warning notice--offline";
-  made.role = "status";
-  made.textContent = sentence;
-  return made;
-}
-
 async function keepFresh(live) {
   while (live.dataset.live) {
     await new Promise((done) => setTimeout(done, Math.max(FASTEST, Number(live.dataset.live))));
@@ -106,7 +98,7 @@ async function keepFresh(live) {
       notice(live)?.remove();
     } catch {
       // The next turn tries again.
-      notice(live) ?? live.prepend(offlineNotice(live.dataset.offline));
+      if (!notice(live)) live.prepend(live.querySelector("[data-offline]").content.cloneNode(true));
     }
   }
 }
